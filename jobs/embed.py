@@ -1,0 +1,67 @@
+"""Embed what is new in the catalogue, and write the day's items."""
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from samestyle.tables.changes import (
+    RefreshRules,
+    check_sums,
+    contents_embedded,
+    contents_to_attempt,
+    count_deleted,
+    count_states,
+    latest_attempts,
+    resolve_items,
+    with_contents,
+    with_duplicates,
+)
+from samestyle.tables.job import job_main
+from samestyle.tables.night import Night
+from samestyle.tables.preflight import catalogue_facts, check_catalogue
+from samestyle.tables.source import read_catalogue
+from samestyle.tables.waves import Counter, embed_waves
+from udfs.embed import embed_udf
+
+
+def run(spark: SparkSession, night: Night) -> None:
+    settings, keys = night.settings, {"encoder_id": night.encoder.encoder_id, "run_id": night.run.run_id}
+    source = read_catalogue(spark, settings.catalogue)
+    rows = with_duplicates(with_contents(source.rows, settings.embed.max_title_chars))
+    baseline = night.baseline()
+    check_catalogue(catalogue_facts(rows, baseline), settings.preflight)
+
+    rules = RefreshRules(night.started_at, settings.embed.backoff_hours, settings.catalogue.refetch_days)
+    todo = contents_to_attempt(rows, latest_attempts(night.embeddings()), rules)
+    total, counter = todo.count(), Counter(spark.sparkContext)
+    policy, limits, how = night.fetch_policy(), night.decode_limits(), settings.encoder
+    embed = embed_udf(night.encoder, policy, limits, how.batch_size, how.threads, counter.add)
+    outcome = embed(F.col("title"), F.col("image"), F.col("image_uri"), F.col("known_digest"))
+    embed_waves(todo, total, night.warehouse.embeddings, outcome, keys, settings.embed, counter, night.lease.check)
+
+    latest = latest_attempts(night.embeddings())
+    items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at)
+    night.lease.check()
+    version = night.warehouse.items().overwrite(items, night.run.run_id)
+    written = night.warehouse.items().read(version)
+    counts = count_states(written) | {"deleted": count_deleted(written, baseline)}
+    check_sums(counts)
+    night.run.write(
+        "embed",
+        {
+            "items_version": version,
+            "source": source.name,
+            "source_version": source.version,
+            "mapped": sorted(source.mapped),
+            "counts": counts,
+            "attempted": total,
+            "contents_embedded": contents_embedded(night.embeddings(), night.run.run_id),
+        },
+    )
+
+
+def main() -> int:
+    return job_main("embed", __doc__, run, starts=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

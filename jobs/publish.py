@@ -1,0 +1,33 @@
+"""Judge the night by the gate, and hand what passes to serving as an immutable release."""
+
+from dataclasses import asdict
+
+from pyspark.sql import SparkSession
+
+from samestyle.progress import say
+from samestyle.release.publish import publish
+from samestyle.release.retention import collect_garbage
+from samestyle.tables.job import job_main
+from samestyle.tables.night import Night
+from samestyle.tables.publication import judged_manifest
+
+
+def run(spark: SparkSession, night: Night) -> None:
+    manifest = judged_manifest(night)
+    night.run.write("gate", {"results": [asdict(result) for result in manifest.gate]})
+    for result in manifest.gate:
+        say(f"gate {'passed' if result.passed else 'REFUSED'}: {result.sentence}")
+    night.lease.check()
+    release = night.settings.release
+    publish(night.store, manifest, release.channel, night.channel_named, night.force)
+    night.run.write("publish", {"release_id": manifest.release_id, "channel": release.channel, "forced": night.force})
+    removed = collect_garbage(night.store, release.keep, dry_run=False, grace_s=3600 * release.grace_hours)
+    say(f"kept the last {release.keep} releases, removed {len(removed.releases)} older ones")
+
+
+def main() -> int:
+    return job_main("publish", __doc__, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

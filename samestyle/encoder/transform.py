@@ -1,0 +1,68 @@
+"""Centring, projection and half-whitening of each side's features, kept in a small safetensors file."""
+
+import json
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from samestyle.errors import IntegrityError
+
+SIDES = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """half = (features - mean) @ components.T * scales, then unit length.
+
+    mean (features,) float32; components (half, features), orthonormal rows; scales (half,) float32, the
+    eigenvalues of the covariance ** -1/4: halfway between keeping the variances (0) and whitening (-1/2).
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    scales: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray, half: int = 128) -> "Transform":
+        """Fit on (samples, features) float32, samples > half. The same input gives the same bits on one machine."""
+        samples = features.astype(np.float64)
+        mean = samples.mean(axis=0)
+        eigenvalues, vectors = np.linalg.eigh(np.cov(samples - mean, rowvar=False))
+        components = vectors[:, ::-1][:, :half].T
+        largest = np.abs(components).argmax(axis=1)
+        components = components * np.sign(components[np.arange(half), largest])[:, None]
+        scales = eigenvalues[::-1][:half] ** -0.25
+        return cls(mean.astype(np.float32), components.astype(np.float32), scales.astype(np.float32))
+
+
+def to_bytes(transforms: dict[str, Transform], about: dict[str, str]) -> bytes:
+    """Both sides as one safetensors file; components in fp16, which costs no recall; `about` is its metadata."""
+    tensors = {
+        f"{side}.{name}": np.ascontiguousarray(value, np.float16 if name == "components" else np.float32)
+        for side, transform in transforms.items()
+        for name, value in vars(transform).items()
+    }
+    return save(tensors, about)
+
+
+def from_bytes(data: bytes) -> dict[str, Transform]:
+    """The transform of each side; IntegrityError where `data` is no such file."""
+    try:
+        tensors = load(data)
+        return {
+            side: Transform(*(tensors[f"{side}.{name}"] for name in ("mean", "components", "scales")))
+            for side in SIDES
+        }
+    except Exception as error:  # safetensors raises its own class, and KeyError and ValueError for foreign content
+        raise IntegrityError(
+            f"not a transform of this project ({error!r}); expected safetensors with mean, components and scales "
+            f"of {' and '.join(SIDES)}: fit one with python -m samestyle.encoder.fit"
+        ) from error
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file, read from its header."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]).get("__metadata__", {})

@@ -1,0 +1,117 @@
+"""Build one shard: a stock hnswlib file, and beside it the item file that says which items a node stands for."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from samestyle.errors import IntegrityError, SamestyleError
+from samestyle.index.health import find_orphans, repair_orphans
+from samestyle.index.nodes import SPACE, GraphParameters
+
+
+class VectorError(SamestyleError):
+    """A vector that has no place in a graph of unit vectors."""
+
+
+@dataclass(frozen=True)
+class BuiltShard:
+    """What was built, and what was measured on it before it is handed on."""
+
+    nodes: int
+    items: int
+    orphans_found: int
+    orphans: int
+    insertion_digest: str
+
+
+def build_shard(
+    batches: Iterable[pa.RecordBatch], nodes: int, graph: GraphParameters, graph_path: Path, items_path: Path
+) -> BuiltShard:
+    """Stream rows into a graph and its item file.
+
+    batches: one row an item, ordered by (label, item_id). `vector` (float32 list, `dim` long) is set on the first row of
+    each label and null on the rest; the other columns go to the item file as they are. Labels are 0..nodes-1 in the order
+    of insertion, which the caller has shuffled with a seed.
+    Raises VectorError for a vector that is not finite, not of unit length or of another dimension; IntegrityError where
+    the written file does not hold what was inserted (hnswlib itself is silent about a full disk).
+    """
+    index = hnswlib.Index(space=SPACE, dim=graph.dim)
+    index.init_index(nodes, graph.m, graph.ef_construction, graph.seed)
+    index.set_num_threads(1)  # several threads would make another graph each time
+    digest = hashlib.sha256()
+    items = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for batch in batches:
+            insert(index, batch, graph, digest)
+            members = batch.drop_columns(["vector"])
+            writer = writer or pq.ParquetWriter(items_path, members.schema, compression="zstd")
+            writer.write_batch(members)
+            items += batch.num_rows
+    finally:
+        if writer:
+            writer.close()
+    if index.get_current_count() != nodes:
+        raise IntegrityError(
+            f"{graph_path.name}: {index.get_current_count()} nodes came, {nodes} were announced: "
+            "the tables changed between counting and building; run build_index again"
+        )
+    found = find_orphans(index)
+    left = repair_orphans(index, found)
+    index.save_index(str(graph_path))
+    check_written(graph_path, index, graph)
+    return BuiltShard(nodes, items, len(found), len(left), digest.hexdigest())
+
+
+def insert(index: hnswlib.Index, batch: pa.RecordBatch, graph: GraphParameters, digest) -> None:
+    """Add the batch's new nodes in bounded portions: one huge add has been seen to corrupt an index."""
+    first = batch.filter(batch.column("vector").is_valid())
+    if first.num_rows == 0:
+        return
+    vectors = unit_vectors(first, graph.dim)
+    labels = first.column("label").to_numpy()
+    digest.update(labels.tobytes())
+    digest.update(vectors.tobytes())
+    for start in range(0, len(labels), graph.add_rows):
+        part = slice(start, start + graph.add_rows)
+        index.add_items(vectors[part], labels[part], num_threads=1)
+
+
+def unit_vectors(batch: pa.RecordBatch, dim: int) -> np.ndarray:
+    """The batch's vectors, (rows, dim) float32, checked. Raises VectorError naming the first bad one's item."""
+    column = batch.column("vector")
+    lengths = column.value_lengths().to_numpy()
+    ids = batch.column("item_id")
+    if (lengths != dim).any():
+        row = int(np.argmax(lengths != dim))
+        raise VectorError(f"vector of item {ids[row]} has {lengths[row]} numbers, the index {dim}: one encoder an index")
+    vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, dim)
+    norms = np.linalg.norm(vectors, axis=1)
+    bad = ~(np.abs(norms - 1) < 1e-3)  # true for NaN as well
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise VectorError(f"vector of item {ids[row]} has length {norms[row]}, not 1: embed it again")
+    return vectors
+
+
+def check_written(path: Path, built: hnswlib.Index, graph: GraphParameters) -> None:
+    """Open the file as a reader would and compare: save_index raises nothing when the disk is full."""
+    size = path.stat().st_size if path.exists() else 0
+    expected = built.index_file_size()
+    if size != expected:
+        raise IntegrityError(f"{path} has {size} bytes, {expected} were to be written: is the disk full?")
+    reopened = hnswlib.Index(space=SPACE, dim=graph.dim)
+    reopened.load_index(str(path))
+    if reopened.get_current_count() != built.get_current_count():
+        raise IntegrityError(
+            f"{path} holds {reopened.get_current_count()} nodes, {built.get_current_count()} were written: build again"
+        )
+    sample = np.linspace(0, built.get_current_count() - 1, num=min(100, built.get_current_count()), dtype=np.int64)
+    if not np.array_equal(reopened.get_items(sample), built.get_items(sample)):
+        raise IntegrityError(f"{path} gives back other vectors than were written: build again")

@@ -1,0 +1,35 @@
+"""The health of a graph: can every vector find itself?"""
+
+import hnswlib
+import numpy as np
+
+from samestyle.index.nodes import TIE
+
+# Wide enough that a healthy graph has no orphan, narrow enough that an unreachable corner shows.
+ORPHAN_EF = 100
+BLOCK = 4096
+
+
+def find_orphans(index: hnswlib.Index, labels: np.ndarray | None = None) -> np.ndarray:
+    """Labels (int64) of the vectors whose own search finds neither themselves nor an equal. Looks at all by default."""
+    wanted = np.sort(np.asarray(index.get_ids_list(), dtype=np.int64)) if labels is None else labels
+    index.set_ef(ORPHAN_EF)
+    orphans = [find_in_block(index, wanted[start : start + BLOCK]) for start in range(0, len(wanted), BLOCK)]
+    return np.concatenate([np.empty(0, np.int64), *orphans])
+
+
+def find_in_block(index: hnswlib.Index, labels: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(index.get_items(labels), dtype=np.float32)
+    _, distances = index.knn_query(vectors, k=1, num_threads=1)
+    own = 1 - np.einsum("ij,ij->i", vectors, vectors)
+    return labels[distances[:, 0] > own + TIE]
+
+
+def repair_orphans(index: hnswlib.Index, orphans: np.ndarray, rounds: int = 3) -> np.ndarray:
+    """Insert orphans again, which links them anew (hnswlib's update of a point); returns those that are left."""
+    for _ in range(rounds):
+        if len(orphans) == 0:
+            break
+        index.add_items(index.get_items(orphans), orphans, num_threads=1)
+        orphans = find_orphans(index)
+    return orphans

@@ -1,0 +1,54 @@
+"""A built shard, opened for search: the graph and its item file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from samestyle.errors import IntegrityError
+from samestyle.index.nodes import SPACE
+
+
+@dataclass
+class OpenShard:
+    """`items` has one row an item, ordered by label; `first_row[label]` is the first of a node's rows."""
+
+    graph: hnswlib.Index
+    items: pa.Table
+    first_row: np.ndarray
+
+    @property
+    def nodes(self) -> int:
+        return len(self.first_row) - 1
+
+    def vectors(self) -> np.ndarray:
+        """All vectors, (nodes, dim) float32, by label."""
+        return np.asarray(self.graph.get_items(np.arange(self.nodes)), dtype=np.float32)
+
+    def search(self, queries: np.ndarray, k: int, ef: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (int64) and cosines (float32), both (queries, min(k, nodes)), best first."""
+        k = min(k, self.nodes)
+        self.graph.set_ef(max(ef, k))
+        labels, distances = self.graph.knn_query(queries, k=k, num_threads=1)
+        return labels.astype(np.int64), (1 - distances).astype(np.float32)
+
+    def members(self, label: int) -> slice:
+        """Rows of `items` that a node stands for."""
+        return slice(int(self.first_row[label]), int(self.first_row[label + 1]))
+
+
+def open_shard(graph_path: Path, items_path: Path, dim: int, nodes: int) -> OpenShard:
+    """Load both files, which the caller has verified by checksum. Raises IntegrityError where they do not fit."""
+    graph = hnswlib.Index(space=SPACE, dim=dim)
+    graph.load_index(str(graph_path))
+    items = pq.read_table(items_path)
+    labels = items.column("label").to_numpy()
+    if graph.get_current_count() != nodes or len(np.unique(labels)) != nodes:
+        raise IntegrityError(
+            f"{graph_path.name} has {graph.get_current_count()} nodes and its item file {len(np.unique(labels))}, "
+            f"{nodes} were recorded: the files do not belong together"
+        )
+    return OpenShard(graph, items, np.searchsorted(labels, np.arange(nodes + 1)))

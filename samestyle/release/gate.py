@@ -1,0 +1,165 @@
+"""The gate: may this release serve? Every rule is a function of manifest, parent and limits."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from samestyle.release.manifest import GateResult, Index, Manifest
+
+if TYPE_CHECKING:  # readers import this room and have no pydantic
+    from samestyle.settings import Gate
+
+STATES = ("fresh", "reused", "stale", "degraded", "rejected")
+Rule = Callable[[Manifest, Manifest | None, "Gate"], Iterator[GateResult]]
+
+
+def run_gate(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> tuple[GateResult, ...]:
+    """All rules on a manifest that lacks only these results; `parent` is what the channel serves now."""
+    return tuple(result for rule in RULES for result in rule(manifest, parent, limits))
+
+
+def failures(results: tuple[GateResult, ...]) -> list[GateResult]:
+    """The results that refuse."""
+    return [result for result in results if not result.passed]
+
+
+def at_least(rule: str, value: float, limit: float, what: str, remedy: str) -> GateResult:
+    return judged(
+        rule, value >= limit, value, limit, f"{what} is {number(value)}, at least {number(limit)}", remedy
+    )
+
+
+def at_most(rule: str, value: float, limit: float, what: str, remedy: str) -> GateResult:
+    return judged(
+        rule, value <= limit, value, limit, f"{what} is {number(value)}, at most {number(limit)}", remedy
+    )
+
+
+def judged(rule: str, passed: bool, value: float, limit: float, finding: str, remedy: str) -> GateResult:
+    sentence = f"{finding} is asked for" + ("" if passed else f": {remedy}")
+    return GateResult(rule, passed, float(value), float(limit), sentence)
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}"
+
+
+def name(index: Index) -> str:
+    return f"{index.module}/{index.view}"
+
+
+def recall(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    for index in manifest.indexes:
+        yield at_least(
+            f"recall {name(index)}",
+            index.recall.low,
+            limits.recall_min,
+            f"recall@{index.recall.k} of {name(index)} is {index.recall.value:.4f} and its lower bound",
+            "raise m, ef_construction or index.ef_search and build again",
+        )
+
+
+def orphans(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    for index in manifest.indexes:
+        yield at_most(
+            f"orphans {name(index)}",
+            index.orphans,
+            limits.orphans_max,
+            f"the number of vectors of {name(index)} that cannot be found",
+            "raise m or ef_construction and build again",
+        )
+
+
+def enough_items(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    modules = manifest.modules()
+    module = "search" if "search" in modules else modules[0]
+    yield at_least(
+        f"items {module}",
+        manifest.module_items(module),
+        limits.items_min,
+        f"the number of items of {module}",
+        "look at the catalogue, the module's filter and the rejects",
+    )
+
+
+def shrinkage(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    for module, before in module_counts(parent).items():
+        now = manifest.module_items(module)
+        yield at_most(
+            f"shrink {module}",
+            max(0.0, 1 - now / before),
+            limits.shrink_max,
+            f"{module} has {now:,} items after {before:,} of {parent_id(parent)}; the share that went",
+            "look at the catalogue and the filter; if it is meant, publish with --force and a reason",
+        )
+
+
+def growth(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    for module, before in module_counts(parent).items():
+        now = manifest.module_items(module)
+        yield at_most(
+            f"growth {module}",
+            max(0.0, now / before - 1),
+            limits.growth_max,
+            f"{module} has {now:,} items after {before:,} of {parent_id(parent)}; the share that came",
+            "look at the catalogue and the filter; if it is meant, publish with --force and a reason",
+        )
+
+
+def module_counts(parent: Manifest | None) -> dict[str, int]:
+    counts = {module: parent.module_items(module) for module in parent.modules()} if parent else {}
+    return {module: count for module, count in counts.items() if count}
+
+
+def parent_id(parent: Manifest | None) -> str:
+    return f"release {parent.release_id}" if parent else "no release"
+
+
+def outcome_shares(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    read = manifest.ledger.get("read", 0)
+    for state, limit, remedy in (
+        ("rejected", limits.rejected_max, "the report counts the rejects by reason"),
+        ("degraded", limits.degraded_max, "look at the photos that could not be read, in the report"),
+        ("stale", limits.stale_max, "the image server failed; run again when it answers"),
+    ):
+        count = manifest.ledger.get(state, 0)
+        share = count / read if read else 0.0
+        yield at_most(
+            state, share, limit, f"{count:,} of {read:,} catalogue rows are {state}; their share", remedy
+        )
+
+
+def ledger_sums(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    read, total = manifest.ledger.get("read", 0), sum(manifest.ledger.get(state, 0) for state in STATES)
+    parts = " + ".join(f"{manifest.ledger.get(state, 0):,} {state}" for state in STATES)
+    finding = f"{parts} is {total:,} catalogue rows, {read:,} were read; the same number"
+    yield judged(
+        "ledger",
+        total == read and read > 0,
+        total,
+        read,
+        finding,
+        "a row is in no state or in two, or nothing was read: do not publish, run the night again",
+    )
+
+
+def style(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    if manifest.style_recall and "fused" in manifest.style_recall:
+        yield at_least(
+            "style fused",
+            manifest.style_recall["fused"],
+            limits.style_recall_min,
+            "same-style R@1 of the fused view",
+            "go back to the encoder before, or train it on this catalogue",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    recall,
+    orphans,
+    enough_items,
+    shrinkage,
+    growth,
+    outcome_shares,
+    ledger_sums,
+    style,
+)

@@ -1,0 +1,68 @@
+"""Our own tables, in Delta or Parquet, with the few operations that the jobs need.
+
+Delta: an append is one commit, an overwrite one version. Parquet: an append or a version is one folder that counts once
+Spark's `_SUCCESS` is in it, so that what a killed run left behind is never read.
+"""
+
+import uuid
+from dataclasses import dataclass
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from samestyle.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table below `<paths.root>/tables`. `schema` is its DDL."""
+
+    spark: SparkSession
+    path: str
+    schema: str
+    format: str
+    partition_by: tuple[str, ...] = ()
+
+    def append(self, rows: DataFrame) -> None:
+        """Add rows in one commit."""
+        if self.format == "delta":
+            self._writer(rows).mode("append").save(self.path)
+        else:
+            self._writer(rows).save(f"{self.path}/part-{uuid.uuid4().hex}")
+
+    def overwrite(self, rows: DataFrame, version: str) -> str:
+        """Replace all rows; returns the version that `read` takes. `version` names it where the format does not."""
+        if self.format == "parquet":
+            self._writer(rows).mode("overwrite").save(f"{self.path}/version-{version}")
+            return version
+        # Attributes follow the settings, so that the schema may change from one night to the next.
+        self._writer(rows).mode("overwrite").option("overwriteSchema", "true").save(self.path)
+        return str(DeltaTable.forPath(self.spark, self.path).history(1).first()["version"])
+
+    def read(self, version: str | None = None) -> DataFrame:
+        """All committed rows (of one version); no rows where the table does not exist yet."""
+        if self.format == "delta":
+            return self._read_delta(version)
+        folders = self._committed(f"version-{version}" if version else "*")
+        if version and not folders:
+            raise UsageError(f"version {version} of {self.path} is not there: was it cleaned away?")
+        # Each folder is a commit of its own: basePath would turn its name into a column.
+        return self.spark.read.schema(self.schema).parquet(*folders) if folders else self.no_rows()
+
+    def _read_delta(self, version: str | None) -> DataFrame:
+        if not DeltaTable.isDeltaTable(self.spark, self.path):
+            return self.no_rows()
+        reader = self.spark.read.format("delta")
+        return (reader.option("versionAsOf", version) if version else reader).load(self.path)
+
+    def _writer(self, rows: DataFrame):
+        return rows.write.format(self.format).partitionBy(*self.partition_by)
+
+    def no_rows(self) -> DataFrame:
+        return self.spark.createDataFrame([], self.schema)
+
+    def _committed(self, pattern: str) -> list[str]:
+        jvm = self.spark._jvm
+        path = jvm.org.apache.hadoop.fs.Path(f"{self.path}/{pattern}/_SUCCESS")
+        system = path.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf())
+        return sorted(str(found.getPath().getParent()) for found in system.globStatus(path) or [])

@@ -1,0 +1,149 @@
+"""What every job does around its own sentence: arguments, session, lock, run, outcome, exit code."""
+
+import argparse
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from samestyle.encoder.registry import current_encoder
+from samestyle.errors import ConflictError, RefusedError, SamestyleError
+from samestyle.progress import say
+from samestyle.release.lease import Holder, Lease
+from samestyle.release.publish import load_manifest
+from samestyle.release.store import Store, open_store
+from samestyle.runs import RunFolder, dead_or_new_run, find_run, new_run, paths_root
+from samestyle.settings import Settings, load_settings, to_yaml
+from samestyle.tables.inputs import with_demo_catalogue
+from samestyle.tables.night import Night, starting_point
+from samestyle.tables.plan import describe_plan
+from samestyle.tables.session import check_paths, start_session
+from samestyle.tables.source import pin_version
+
+JobFunction = Callable[[SparkSession, Night], None]
+
+
+def job_main(stage: str, doc: str | None, run: JobFunction, starts: bool = False, argv: Sequence[str] | None = None) -> int:
+    """Run one job from its command line; returns the exit code. `starts`: the job begins a run of its own."""
+    arguments = parse_arguments(stage, doc or "", argv)
+    try:
+        settings = load_settings(arguments.env, arguments.settings, arguments.override)
+        paths_root(settings)
+        with demo_banner(settings):
+            return run_stage(stage, run, starts, settings, arguments)
+    except SamestyleError as error:
+        return report_failure(error)
+    except Exception as error:
+        known = cause_of(error)
+        if known is None:
+            traceback.print_exc()
+            say(f"{stage} failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", sys.stderr)
+            return 1
+        return report_failure(known)
+
+
+def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"./spark-submit.sh {stage}",
+        description=doc,
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong settings or usage, 3 preflight or gate refused, 4 another run holds "
+        "the lock, 5 input could not be read, 6 the sums do not add up. docs/settings.md explains every setting.",
+    )
+    parser.add_argument("override", nargs="*", metavar="a.b=value", help="settings that override conf/, e.g. demo.day=2")
+    parser.add_argument("--env", help="demo (default, or $SAMESTYLE_ENV), dev or prod: which conf/<env>.yaml is read")
+    parser.add_argument("--settings", metavar="FILE", help="a further YAML file of settings")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings and the plan, write nothing")
+    parser.add_argument("--run", metavar="RUN_ID", help="the run that a stage alone goes on with; default: the latest")
+    parser.add_argument("--force", metavar="REASON", help="publish although the gate refuses; the reason is recorded")
+    return parser.parse_args(argv)
+
+
+@contextmanager
+def demo_banner(settings: Settings) -> Iterator[None]:
+    if settings.env == "demo":
+        say(f"DEMO environment, everything below {settings.paths.root}; --env dev or prod for your own catalogue")
+    yield
+    if settings.env == "demo":
+        say("DEMO finished; conf/base.yaml lists every setting, README.md says how to use your own catalogue")
+
+
+def run_stage(stage: str, run: JobFunction, starts: bool, settings: Settings, arguments: argparse.Namespace) -> int:
+    settings = with_demo_catalogue(settings, say)
+    spark = start_session(stage)
+    check_paths(spark, settings)
+    store = open_store(f"{settings.paths.root}/store")
+    if arguments.dry_run:
+        print(to_yaml(settings))
+        print(describe_plan(spark, settings, store))
+        return 0
+    encoder = current_encoder(store, exported_encoder(settings))
+    start = {
+        "source_version": pin_version(spark, settings.catalogue),
+        "encoder_id": encoder.encoder_id,
+        "settings_digest": settings.digest(),
+        **starting_point(store, settings.release.channel),
+    }
+    folder = dead_or_new_run(settings, start) if starts else find_run(settings, arguments.run)
+    with held_lease(store, settings, folder) as lease:
+        if starts:
+            folder.begin(start)
+        begun = folder.required("start")
+        parent = load_manifest(store, begun["parent"]) if begun["parent"] else None
+        night = Night(spark, settings, folder, store, lease, encoder, parent, begun["channel_named"], arguments.force)
+        return guarded(stage, run, night)
+
+
+@contextmanager
+def held_lease(store: Store, settings: Settings, folder: RunFolder) -> Iterator[Lease]:
+    try:
+        lease = Lease.acquire(store, "nightly", Holder.of_this_process(folder.run_id), settings.lock.lease_s)
+    except ConflictError as error:
+        new_run(settings).end("conflict", ConflictError.exit_code, str(error))
+        raise
+    if lease.taken_over:
+        say(f"took over the lock: {lease.taken_over}")
+    with lease:
+        yield lease
+
+
+def guarded(stage: str, run: JobFunction, night: Night) -> int:
+    """Run it; whatever happens, leave the outcome and the report."""
+    try:
+        run(night.spark, night)
+        night.finish("done", 0, None)
+    except Exception as error:
+        known = cause_of(error)
+        code = known.exit_code if known else 1
+        night.finish("refused" if code == RefusedError.exit_code else "failed", code, str(known or error))
+        raise
+    return 0
+
+
+def cause_of(error: BaseException) -> SamestyleError | None:
+    """The error of ours that this is, that it was raised from, or that a worker raised."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SamestyleError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    # A worker's error reaches the driver as text, the last line of its traceback.
+    raised = re.findall(r"^\s*samestyle\.[\w.]*?(\w+Error): (.*)$", str(error), flags=re.MULTILINE)
+    return SamestyleError(f"on a worker: {raised[-1][1]}") if raised else None
+
+
+def report_failure(error: SamestyleError) -> int:
+    say(str(error), sys.stderr)
+    return error.exit_code
+
+
+def exported_encoder(settings: Settings) -> Path:
+    """The folder that set-up exported the default encoder to, or the one that the settings name."""
+    if settings.encoder.path:
+        return Path(settings.encoder.path)
+    return Path(os.environ.get("SAMESTYLE_HOME", ".")) / ".cache" / "encoders" / "late_fusion"
+

@@ -1,0 +1,115 @@
+"""What the stages of one night share: where they read, where they write, who may write, and what serves now."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+
+from samestyle.catalogue.fetch import FetchPolicy
+from samestyle.catalogue.images import DecodeLimits
+from samestyle.code import code_version
+from samestyle.encoder.registry import EncoderReference
+from samestyle.release.lease import Lease
+from samestyle.release.manifest import Manifest
+from samestyle.release.publish import read_pointer
+from samestyle.release.store import Store
+from samestyle.report.summary import summarise
+from samestyle.runs import RunFolder
+from samestyle.settings import Settings
+from samestyle.tables.source import read_clicks
+from samestyle.tables.warehouse import Warehouse
+
+LEDGER_COUNTS = ("read", "fresh", "reused", "stale", "degraded", "rejected", "deleted")
+
+
+@dataclass
+class Night:
+    """One run. `parent` is the release that it starts from, `channel_named` what the target channel named then."""
+
+    spark: SparkSession
+    settings: Settings
+    run: RunFolder
+    store: Store
+    lease: Lease
+    encoder: EncoderReference
+    parent: Manifest | None
+    channel_named: str | None
+    force: str | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return Warehouse.of(self.spark, self.settings)
+
+    @property
+    def release_id(self) -> str:
+        """A run makes at most one release, under its own id."""
+        return self.run.run_id
+
+    def baseline(self) -> DataFrame:
+        """The items that the parent release was made from; no rows where there is no parent."""
+        items = self.warehouse.items()
+        return items.read(self.parent.items_version) if self.parent else items.no_rows()
+
+    def items(self) -> DataFrame:
+        """The day's items, at the version that this run's embed stage wrote."""
+        return self.warehouse.items().read(self.run.required("embed")["items_version"])
+
+    def embeddings(self) -> DataFrame:
+        return self.warehouse.embeddings_of(self.encoder.encoder_id)
+
+    def clicks(self) -> DataFrame | None:
+        return read_clicks(self.spark, self.settings.clicks)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Checks the lock, takes the time, and leaves a row in the ledger."""
+        self.lease.check()
+        started = datetime.now(UTC)
+        yield
+        timings = self.run.read("timings") or {}
+        self.run.write("timings", timings | {name: (datetime.now(UTC) - started).total_seconds()})
+        self.append_ledger(name, started)
+
+    def fetch_policy(self) -> FetchPolicy:
+        """Where workers may read photos: below the catalogue's own image folder, and what the settings add."""
+        images, catalogue = self.settings.images, self.settings.catalogue
+        base = catalogue.image_root or str(Path(catalogue.path or ".").absolute().parent)
+        return FetchPolicy(
+            schemes=images.schemes,
+            file_roots=(base, *images.roots),
+            base=base,
+            allow_private_networks=images.allow_private_networks,
+            max_bytes=images.max_bytes,
+            timeout_s=images.timeout_s,
+            deadline_s=images.deadline_s,
+            max_redirects=images.max_redirects,
+            retries=images.retries,
+        )
+
+    def decode_limits(self) -> DecodeLimits:
+        images = self.settings.images
+        return DecodeLimits(images.max_pixels, images.max_side, images.min_side)
+
+    def finish(self, outcome: str, exit_code: int, error: str | None) -> None:
+        """Leave summary.json and the report, also of a run that failed."""
+        self.run.end(outcome, exit_code, error, summarise(self.run))
+
+    def append_ledger(self, stage: str, started: datetime) -> None:
+        embed = self.run.read("embed") or {}
+        counts = [embed.get("counts", {}).get(name) for name in LEDGER_COUNTS]
+        row = [self.run.run_id, stage, started, datetime.now(UTC), *counts, embed.get("contents_embedded")]
+        row += [self.settings.digest(), code_version(), embed.get("source_version"), self.encoder.encoder_id]
+        row += [self.release_id if stage == "publish" else None, "done"]
+        table = self.warehouse.runs
+        table.append(self.spark.createDataFrame([tuple(row)], table.schema))
+
+
+def starting_point(store: Store, channel: str) -> dict[str, str | None]:
+    """Where a run starts: what the target channel names, and the parent; an empty candidate starts from current."""
+    target, current = read_pointer(store, channel), read_pointer(store, "current")
+    named = target.release_id if target else None
+    return {"channel_named": named, "parent": named or (current.release_id if current else None)}

@@ -1,0 +1,61 @@
+"""From what the stages of a night found out to the manifest of its release."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from samestyle.code import code_version
+from samestyle.encoder.registry import encoder_files, local_copy
+from samestyle.release.gate import run_gate
+from samestyle.release.manifest import EncoderEntry, Manifest, decode
+from samestyle.tables.night import Night
+
+
+def judged_manifest(night: Night) -> Manifest:
+    """The night's manifest, with the gate's results against the parent release. Nothing is written but encoder files."""
+    manifest = assemble(night)
+    return replace(manifest, gate=run_gate(manifest, night.parent, night.settings.gate))
+
+
+def assemble(night: Night) -> Manifest:
+    embed, evaluated = night.run.required("embed"), night.run.required("evaluate_index")
+    tree = {
+        "release_id": night.release_id,
+        "created_at": night.run.summary["started_at"],
+        "parent": night.parent.release_id if night.parent else None,
+        "run_id": night.run.run_id,
+        "code_version": code_version(),
+        "settings": night.settings.model_dump(mode="json"),
+        "settings_digest": night.settings.digest(),
+        "source": {"table": embed["source"], "version": embed["source_version"]},
+        "items_version": embed["items_version"],
+        "encoder": asdict(encoder_entry(night)),
+        "ledger": embed["counts"],
+        "indexes": list(index_entries(night, evaluated["indexes"])),
+        "style_recall": {view: share["value"] for view, share in evaluated["style_recall"].items()} or None,
+    }
+    return decode(Manifest, tree, "")
+
+
+def encoder_entry(night: Night) -> EncoderEntry:
+    """The query encoder, as objects of the store, so that a release is complete by itself."""
+    encoder_id = night.encoder.encoder_id
+    folder = local_copy(night.store, encoder_id)
+    files = {name: night.store.put_object(folder / name, "") for name in encoder_files(night.store, encoder_id)}
+    description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    return EncoderEntry(encoder_id, night.encoder.load().dim, files, description)
+
+
+def index_entries(night: Night, evaluated: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Build and measurement of each index, brought together."""
+    limits = night.settings.neighbours
+    thresholds = {
+        "same_style": limits.same_style_min,
+        "similar": limits.similar_min,
+        "duplicate": limits.duplicate_min,
+        "calibrated": False,
+    }
+    measured = {(index["module"], index["view"]): index for index in evaluated}
+    for record in night.run.required("build_index")["indexes"]:
+        yield record | measured[record["module"], record["view"]] | {"thresholds": thresholds}

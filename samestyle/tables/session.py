@@ -1,0 +1,23 @@
+"""The Spark session of a job. Settings of Spark itself stand in conf/spark/<env>.conf, passed by spark-submit.sh."""
+
+from pyspark.sql import SparkSession
+
+from samestyle.errors import UsageError
+from samestyle.settings import Settings
+
+
+def start_session(name: str) -> SparkSession:
+    spark = SparkSession.builder.appName(f"samestyle {name}").getOrCreate()
+    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    return spark
+
+
+def check_paths(spark: SparkSession, settings: Settings) -> None:
+    """A local folder is no place for results where executors live on other hosts. Raises UsageError."""
+    master, root = spark.sparkContext.master, str(settings.paths.root)
+    if master.startswith("local") or settings.paths.shared or "://" in root:
+        return
+    raise UsageError(
+        f"paths.root={root} is a local path and the master is {master}: executors may not see it. "
+        "Put it on a file system that all hosts share and say so with paths.shared=true"
+    )

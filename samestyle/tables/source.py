@@ -1,0 +1,142 @@
+"""Read the catalogue and the click log, whatever their columns are called, with the version pinned for the run."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from samestyle.errors import InputError, UsageError
+from samestyle.settings import Catalogue, Clicks
+from samestyle.tables.schemas import CATALOGUE_COLUMNS, CLICK_COLUMNS
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of an input, under our column names, and what pins them."""
+
+    rows: DataFrame
+    name: str
+    version: str
+    mapped: frozenset[str]
+
+
+def read_catalogue(spark: SparkSession, catalogue: Catalogue) -> Source:
+    """The catalogue under our names: CATALOGUE_COLUMNS (null where not mapped) and `attributes`, a struct.
+
+    Raises UsageError for a missing column, InputError where the source cannot be read.
+    """
+    raw, version = read_raw(spark, catalogue)
+    mapping = map_columns(raw, catalogue.columns.model_dump(), "catalogue")
+    if "item_id" not in mapping:
+        raise missing("catalogue.columns.item_id", "item_id", raw.columns)
+    if not mapping.keys() & {"title", "image", "image_uri"}:
+        raise missing("catalogue.columns.title (or image, image_uri)", "title, image, image_uri", raw.columns)
+    for attribute in catalogue.attributes:
+        if attribute not in raw.columns:
+            raise missing("catalogue.attributes", attribute, raw.columns)
+    # A struct needs a field: Parquet has no type for an empty one.
+    fields = [F.col(f"`{name}`") for name in catalogue.attributes] or [F.lit(None).cast("string").alias("none")]
+    rows = raw.select(*our_columns(mapping, CATALOGUE_COLUMNS), F.struct(*fields).alias("attributes"))
+    return Source(rows, catalogue.table or str(catalogue.path), version, frozenset(mapping))
+
+
+def read_clicks(spark: SparkSession, clicks: Clicks) -> DataFrame | None:
+    """The clicks within the window, under our names; None where no log is given."""
+    if clicks.table is None and clicks.path is None:
+        return None
+    raw, _ = read_raw(spark, clicks)
+    mapping = map_columns(raw, clicks.columns.model_dump(), "clicks")
+    if "item_id" not in mapping:
+        raise missing("clicks.columns.item_id", "item_id", raw.columns)
+    rows = raw.select(*our_columns(mapping, CLICK_COLUMNS))
+    if "clicked_at" not in mapping:
+        return rows
+    newest = rows.agg(F.max("clicked_at").alias("newest"))
+    age = F.expr(f"newest - interval {clicks.window_days} days")
+    return rows.crossJoin(F.broadcast(newest)).where(F.col("clicked_at") >= age).drop("newest")
+
+
+def pin_version(spark: SparkSession, source: Catalogue) -> str:
+    """What pins the source as it is now."""
+    return read_raw(spark, source)[1]
+
+
+def read_raw(spark: SparkSession, source: Catalogue | Clicks) -> tuple[DataFrame, str]:
+    """The source as it is, at a pinned version, and that version."""
+    name = source.table or f"{source.format} {source.path}"
+    try:
+        if source.table:
+            return pin_table(spark, source.table)
+        return pin_path(spark, str(source.path), source.format)
+    except PySparkException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot read {name}: {reason}; check its name, format and permissions") from error
+
+
+def pin_table(spark: SparkSession, table: str) -> tuple[DataFrame, str]:
+    """A table of Spark's catalogue; Delta tables are pinned by version, others by their files."""
+    if is_delta(spark, table):
+        version = spark.sql(f"describe history {table} limit 1").first()["version"]
+        return spark.sql(f"select * from {table} version as of {version}"), f"delta-{version}"
+    rows = spark.table(table)
+    return rows, files_version(rows)
+
+
+def is_delta(spark: SparkSession, table: str) -> bool:
+    provider = [r["data_type"] for r in spark.sql(f"describe extended {table}").collect() if r["col_name"] == "Provider"]
+    return bool(provider) and provider[0].lower() == "delta"
+
+
+def pin_path(spark: SparkSession, path: str, kind: str) -> tuple[DataFrame, str]:
+    """A folder or file. CSV has a header line; its columns are read as text, so that ids keep their zeros."""
+    reader = spark.read.format(kind)
+    if kind == "delta":
+        version = spark.sql(f"describe history delta.`{path}` limit 1").first()["version"]
+        return reader.option("versionAsOf", version).load(path), f"delta-{version}"
+    if kind == "csv":
+        reader = reader.options(header=True, multiLine=True, escape='"')
+    rows = reader.load(path)
+    return rows, files_version(rows)
+
+
+def files_version(rows: DataFrame) -> str:
+    """Digest of the names, sizes and times of a source's files: Parquet, JSON and CSV have no version of their own."""
+    jvm = rows.sparkSession._jvm
+    conf = rows.sparkSession._jsparkSession.sessionState().newHadoopConf()
+    described = []
+    for file in sorted(rows.inputFiles()):
+        path = jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(file))
+        status = path.getFileSystem(conf).getFileStatus(path)
+        described.append(f"{file} {status.getLen()} {status.getModificationTime()}")
+    return "files-" + hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+
+
+def map_columns(raw: DataFrame, wanted: dict[str, str | None], section: str) -> dict[str, str]:
+    """Our column -> the source's, for all that are there. Raises UsageError where a named one is missing."""
+    mapping = {}
+    for ours, theirs in wanted.items():
+        if theirs is not None and theirs not in raw.columns:
+            raise missing(f"{section}.columns.{ours}", theirs, raw.columns)
+        if theirs is not None or ours in raw.columns:
+            mapping[ours] = theirs or ours
+    return mapping
+
+
+def our_columns(mapping: dict[str, str], types: dict[str, str]) -> list[Column]:
+    """One column for each of `types`: cast where mapped (null where a value does not fit), null where not."""
+    return [
+        # Spark 4 is ANSI: a plain cast of one bad value would end the job.
+        (F.col(f"`{mapping[name]}`").try_cast(kind) if name in mapping else F.lit(None).cast(kind)).alias(name)
+        for name, kind in types.items()
+    ]
+
+
+def missing(setting: str, wanted: str, columns: Iterable[str]) -> UsageError:
+    columns = list(columns)
+    near = difflib.get_close_matches(wanted, columns, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the columns are {', '.join(columns)}"
+    return UsageError(f"column {wanted} is not in the source ({setting}): {hint}")

@@ -1,0 +1,67 @@
+"""Our tables by name, below `<paths.root>/tables`."""
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from samestyle.settings import Settings
+from samestyle.tables import schemas
+from samestyle.tables.io import Table
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """Opens nothing by itself: a table that no run has written yet reads as no rows."""
+
+    spark: SparkSession
+    root: str
+    format: str
+
+    @classmethod
+    def of(cls, spark: SparkSession, settings: Settings) -> "Warehouse":
+        return cls(spark, str(settings.paths.root), settings.tables.format)
+
+    def table(self, name: str, schema: str, partition_by: tuple[str, ...] = ()) -> Table:
+        return Table(self.spark, f"{self.root}/tables/{name}", schema, self.format, partition_by)
+
+    @property
+    def embeddings(self) -> Table:
+        return self.table("embeddings", schemas.EMBEDDINGS, ("encoder_id",))
+
+    def items(self, attributes: str = "struct<none: string>") -> Table:
+        """`attributes`: DDL of the attributes struct; needed only to read an items table that does not exist yet."""
+        return self.table("items", schemas.items(attributes))
+
+    @property
+    def neighbours(self) -> Table:
+        return self.table("neighbours", schemas.NEIGHBOURS)
+
+    @property
+    def evaluations(self) -> Table:
+        return self.table("evaluations", schemas.EVALUATIONS)
+
+    @property
+    def runs(self) -> Table:
+        return self.table("runs", schemas.RUNS)
+
+    def embeddings_of(self, encoder_id: str) -> DataFrame:
+        return self.embeddings.read().where(F.col("encoder_id") == encoder_id)
+
+
+def embeddings_by_item(items: DataFrame, embeddings: DataFrame) -> DataFrame:
+    """What an analyst opens: item_id with the three vectors that serve it, and what the item is."""
+    vectors = embeddings.select(
+        "encoder_id",
+        "content_key",
+        F.col("embedded_at").alias("served_at"),
+        "image_vector",
+        "text_vector",
+        "fused_vector",
+    )
+    return items.join(vectors, ["content_key", "served_at"])
+
+
+def rejects(items: DataFrame) -> DataFrame:
+    """The catalogue rows that nothing serves, and why."""
+    return items.where("state = 'rejected'").select("item_id", "reason", "detail", "title", "image_uri", "supplier_id")

@@ -1,0 +1,48 @@
+"""What all rooms of tests share: the checkout, the real data where it is there, one Spark session for the suite."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    if not DATA.is_dir():
+        pytest.skip(f"the real product data is not at {DATA}")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def spark_session() -> Iterator:
+    """One JVM for the suite. The settings are those of conf/spark/demo.conf, which the demo runs with."""
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    jars = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))
+    builder = SparkSession.builder.appName("tests").config("spark.jars", jars)
+    for line in (ROOT / "conf" / "spark" / "demo.conf").read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            builder = builder.config(*line.split(None, 1))
+    # Two cores, and small shuffles: the tables of tests have tens of rows.
+    session = builder.master("local[2,4]").config("spark.sql.shuffle.partitions", 2).getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def spark(spark_session, tmp_path: Path) -> Iterator:
+    """The session, with nothing left of the test before: no cached table, an own database for named tables."""
+    name = f"test_{uuid.uuid4().hex[:8]}"
+    spark_session.sql(f"create database {name} location '{tmp_path / 'warehouse'}'")
+    spark_session.sql(f"use {name}")
+    yield spark_session
+    spark_session.catalog.clearCache()
+    spark_session.sql("use default")
+    spark_session.sql(f"drop database {name} cascade")

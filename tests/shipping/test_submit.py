@@ -1,0 +1,265 @@
+"""What spark-submit.sh says and what it would run; `--print-command` ends before Spark starts."""
+
+import ast
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from checkout import ROOT, ready, submit
+
+
+def printed_command(checkout: Path, *words: str, **environment: str) -> tuple[dict[str, str], list[str]]:
+    """Environment and words of the command that would start Spark."""
+    done = submit(checkout, "--print-command", *words, **(ready() | environment))
+    assert done.returncode == 0, done.stderr
+    parts = shlex.split(done.stdout)
+    start = next(i for i, part in enumerate(parts) if "=" not in part)
+    return dict(part.split("=", 1) for part in parts[:start]), parts[start:]
+
+
+def after(command: list[str], option: str) -> str:
+    return command[command.index(option) + 1]
+
+
+def code_zip(checkout: Path) -> Path:
+    return Path(after(printed_command(checkout, "nightly", "--env", "dev")[1], "--py-files"))
+
+
+def test_alone_it_lists_the_jobs_with_a_line_each(checkout):
+    done = submit(checkout)
+    assert done.returncode == 0
+    jobs = done.stdout.split("jobs:\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split(maxsplit=1) for line in jobs] == [
+        ["embed", "Embed what is new."],
+        ["nightly", "Run the whole night."],
+        ["setup", "install what the jobs need, and run none"],
+    ]
+
+
+def test_help_is_the_same_list(checkout):
+    assert submit(checkout, "--help").stdout == submit(checkout).stdout != ""
+
+
+def test_every_job_of_the_project_has_a_line():
+    for path in (ROOT / "jobs").glob("[!_]*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+        assert docstring is not None, path
+        assert f"{path.stem:19} {docstring.splitlines()[0]}" in submit(ROOT).stdout
+
+
+def test_help_of_a_job_shows_its_own_options(checkout):
+    done = submit(checkout, "nightly", "--help", **ready())
+    assert done.returncode == 0
+    assert "--dry-run" in done.stdout
+
+
+def test_unknown_job_names_the_nearest(checkout):
+    done = submit(checkout, "nigthly")
+    assert done.returncode == 2
+    assert "unknown job 'nigthly', did you mean nightly? There are: embed nightly setup" in done.stderr
+
+
+def test_unknown_environment_names_the_nearest(checkout):
+    done = submit(checkout, "nightly", "--env", "pord")
+    assert done.returncode == 2
+    assert "unknown environment 'pord', did you mean prod? There are: demo dev prod" in done.stderr
+
+
+def test_env_without_a_name_is_refused(checkout):
+    done = submit(checkout, "nightly", "--env")
+    assert done.returncode == 2
+    assert "--env needs a name: demo dev prod" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "expected"),
+    [
+        (["--env", "prod"], {}, "prod"),
+        (["--env=prod"], {}, "prod"),
+        ([], {"SAMESTYLE_ENV": "dev"}, "dev"),
+        (["--env", "prod"], {"SAMESTYLE_ENV": "dev"}, "prod"),
+    ],
+)
+def test_env_chooses_the_file_and_reaches_the_job(checkout, words, variable, expected):
+    _, command = printed_command(checkout, "nightly", *words, **variable)
+    assert after(command, "--properties-file") == f"{checkout}/conf/spark/{expected}.conf"
+    assert command[-3:] == [f"{checkout}/jobs/nightly.py", "--env", expected]
+
+
+def test_the_default_is_demo(checkout):
+    _, command = printed_command(checkout, "nightly", "encoder.path=/encoders/late_fusion")
+    assert command[-3:] == ["--env", "demo", "encoder.path=/encoders/late_fusion"]
+
+
+def test_words_before_the_dashes_go_to_the_job_and_those_after_to_spark(checkout):
+    words = ["demo.day=2", "--dry-run", "paths.root=/a b", "--", "--master", "yarn", "--conf", "a=b c"]
+    _, command = printed_command(checkout, "nightly", "--env", "dev", *words)
+    job = command.index(f"{checkout}/jobs/nightly.py")
+    assert command[job - 4 : job] == ["--master", "yarn", "--conf", "a=b c"]
+    assert command[job + 1 :] == ["--env", "dev", "demo.day=2", "--dry-run", "paths.root=/a b"]
+
+
+def test_lists_of_the_user_are_joined_to_ours(checkout):
+    lists = ["--jars", "/x.jar", "--py-files=/y.zip", "--files", "/z.txt"]
+    _, command = printed_command(checkout, "nightly", "--env", "dev", "--", *lists)
+    assert after(command, "--jars") == "/jars/delta.jar,/x.jar"
+    ours, theirs = after(command, "--py-files").split(",")
+    assert ours.startswith(f"{checkout}/.cache/code/samestyle-")
+    assert theirs == "/y.zip"
+    assert after(command, "--files") == "/z.txt"
+    assert sum(word.startswith(("--jars", "--py-files", "--files")) for word in command) == 3
+
+
+def test_settings_travel_where_the_driver_has_no_checkout(checkout):
+    _, command = printed_command(checkout, "nightly", "--env", "prod", "--", "--deploy-mode", "cluster")
+    assert after(command, "--files") == f"{checkout}/conf/base.yaml,{checkout}/conf/prod.yaml"
+
+
+def test_driver_and_workers_get_the_same_python_and_the_project(checkout):
+    exported, command = printed_command(checkout, "nightly", "--env", "dev", PYSPARK_PYTHON="/other/python")
+    assert exported["PYSPARK_PYTHON"] == exported["PYSPARK_DRIVER_PYTHON"] == sys.executable
+    assert exported["SAMESTYLE_HOME"] == str(checkout)
+    assert exported["TZ"] == "UTC"
+    assert command[0] == f"{ready()['SPARK_HOME']}/bin/spark-submit"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--env", "demo"], "127.0.0.1"),
+        (["--env", "demo", "--", "--master", "local[2]"], "127.0.0.1"),
+        (["--env", "demo", "--", "--master", "spark://host:7077"], None),
+        (["--env", "dev"], None),
+    ],
+)
+def test_the_loopback_address_is_for_the_demo_on_this_machine_only(checkout, words, expected):
+    exported, _ = printed_command(checkout, "nightly", "encoder.path=/encoders/x", *words)
+    assert exported.get("SPARK_LOCAL_IP") == expected
+
+
+def test_it_runs_from_another_folder_and_through_a_link(checkout, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(checkout / "spark-submit.sh")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **ready()}
+    words = [str(link), "--print-command", "nightly", "--env", "dev"]
+    done = subprocess.run(words, cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert shlex.split(done.stdout)[-3] == f"{checkout}/jobs/nightly.py"
+
+
+def test_the_zip_holds_the_code_and_its_version(checkout):
+    (checkout / "udfs" / "__pycache__").mkdir()
+    (checkout / "udfs" / "__pycache__" / "old.pyc").write_bytes(b"")
+    path = code_zip(checkout)
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        version = archive.read("samestyle/_code_version.txt").decode().strip()
+    assert {"samestyle/__init__.py", "samestyle/errors.py", "udfs/__init__.py", "jobs/nightly.py"} < set(
+        names
+    )
+    assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+    assert path.name == f"samestyle-{version}.zip"
+    assert not (checkout / "samestyle" / "_code_version.txt").exists()
+
+
+def test_samestyle_can_be_imported_from_the_zip(checkout):
+    path = code_zip(checkout)
+    code = "import samestyle; print(samestyle.__file__, samestyle.__loader__.get_data(samestyle.__file__))"
+    environment = {"PYTHONPATH": str(path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True
+    )
+    file, version = done.stdout.split()
+    assert file == f"{path}/samestyle/__init__.py"
+    assert path.name == f"samestyle-{version}.zip"
+
+
+def test_the_same_code_gives_the_same_bytes_and_a_changed_line_another_zip(checkout):
+    first = code_zip(checkout)
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    first.unlink()
+    again = code_zip(checkout)
+    assert (again, hashlib.sha256(again.read_bytes()).hexdigest()) == (first, digest)
+    (checkout / "udfs" / "added.py").write_text("LINE = 1\n")
+    changed = code_zip(checkout)
+    assert changed != first
+    assert first.exists()
+
+
+def test_only_the_last_zips_are_kept(checkout):
+    for number in range(12):
+        (checkout / "udfs" / "added.py").write_text(f"LINE = {number}\n")
+        newest = code_zip(checkout)
+    kept = list((checkout / ".cache" / "code").iterdir())
+    assert len(kept) == 10
+    assert newest in kept
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_checkout_says_so(checkout):
+    checkout.chmod(0o555)
+    done = submit(checkout, "--print-command", "nightly", "--env", "dev", **ready())
+    checkout.chmod(0o755)
+    assert done.returncode == 2
+    assert f"cannot write to {checkout}/.cache/code" in done.stderr
+
+
+ROUND_TRIP = '''"""Write and read a Delta table; say where the code comes from."""
+
+import argparse
+import importlib.resources
+import os
+import sys
+
+import samestyle
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+
+
+def where(_):
+    import samestyle
+
+    version = importlib.resources.files(samestyle).joinpath("_code_version.txt").read_text().strip()
+    return version, samestyle.__file__, sys.executable, os.environ["TZ"], os.environ["OMP_NUM_THREADS"]
+
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--env")
+parser.add_argument("table")
+arguments = parser.parse_args()
+spark = SparkSession.builder.getOrCreate()
+spark.range(10).write.format("delta").save(arguments.table)
+table = DeltaTable.forPath(spark, arguments.table)
+more = spark.range(5, 15).alias("more")
+table.alias("table").merge(more, "table.id = more.id").whenNotMatchedInsertAll().execute()
+first = spark.read.format("delta").option("versionAsOf", 0).load(arguments.table)
+print("rows", table.toDF().count(), first.count())
+version, *rest = spark.sparkContext.parallelize([0], 1).map(where).first()
+print("same code", version == where(0)[0], version in rest[0], rest[1:])
+sys.exit(5)
+'''
+
+
+@pytest.mark.skipif(
+    not list((ROOT / ".cache" / "jars").glob("*.jar")), reason="needs Delta's jars: make setup"
+)
+def test_a_job_runs_on_executors_from_another_folder_without_network(checkout, tmp_path):
+    (checkout / "jobs" / "round_trip.py").write_text(ROUND_TRIP)
+    jars = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))
+    table = str(tmp_path / "a table")
+    words = ["round_trip", table, "--env", "dev", "--", "--master", "local-cluster[1,1,1024]"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = ready() | {"SAMESTYLE_JARS": jars, "SPARK_LOCAL_IP": "127.0.0.1"}
+    done = submit(checkout, *words, cwd=elsewhere, **environment)
+    assert done.stdout.splitlines() == [
+        "rows 15 10",
+        f"same code True True {[sys.executable, 'UTC', '1']}",
+    ], done.stderr
+    assert done.returncode == 5
+    assert [line for line in done.stderr.splitlines() if "incubator" not in line] == []
