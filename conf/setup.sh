@@ -123,11 +123,19 @@ require_compiler() {
         fail "hnswlib needs a C++ compiler and Python's headers: install g++ and python3.11-dev (as root), then run again"
 }
 
+# uv does not read pip's configuration, where a company's mirror is usually named.
+use_index_of_pip() {
+    local index
+    index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
+    [[ -z $index || -n ${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-} ]] || export UV_DEFAULT_INDEX=$index
+}
+
 install_python() {
     venv_is_sound || make_venv
     require_compiler
     echo unfinished >"$stamp"
     announce uv "$venv/bin/python" -m pip install --disable-pip-version-check "$uv_pin"
+    use_index_of_pip
     local uv=("$venv/bin/uv" pip) target=(--python "$venv/bin/python")
     # Left alone, hnswlib is compiled for the processor of this machine, and crashes on an older one.
     local portable=(HNSWLIB_NO_NATIVE=1)
@@ -231,10 +239,7 @@ encoder=$cache/encoders/late_fusion
 
 # Weights come with the packages, the transform with the code: where neither changed, the export holds.
 encoder_digest() {
-    {
-        cat "$root"/samestyle/encoder/{backbones,export}.py "$root/requirements.txt"
-        find "$root/samestyle/encoder" -type f ! -name '*.py' ! -name '*.pyc' -print0 | sort -z | xargs -0 -r cat
-    } | sha256
+    { cat "$root/requirements.txt"; find "$root/samestyle/encoder" -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 cat; } | sha256
 }
 
 find_encoder() {

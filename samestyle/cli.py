@@ -161,17 +161,20 @@ def releases_rollback(call: Call) -> None:
 
 
 def releases_gc(call: Call) -> None:
-    keep, delete = call.settings.release.keep, call.arguments.delete
+    release, delete = call.settings.release, call.arguments.delete
+    grace_s = 3600 * release.grace_hours
     if not delete:
-        garbage = collect_garbage(call.store, keep)
+        garbage = collect_garbage(call.store, release.keep, grace_s=grace_s)
     else:
         holder = Holder.of_this_process("releases-gc")
         with Lease.acquire(call.store, NIGHTLY, holder, call.settings.lock.lease_s) as lease:
-            garbage = collect_garbage(call.store, keep, dry_run=False, check=lease.check)
+            garbage = collect_garbage(
+                call.store, release.keep, dry_run=False, grace_s=grace_s, check=lease.check
+            )
     verb = "removed" if delete else "would remove"
     for release_id in garbage.releases:
         print(f"{verb} release {release_id}")
-    counts = f"{len(garbage.releases)} releases and {len(garbage.objects)} objects"
+    counts = f"{counted(len(garbage.releases), 'release')} and {counted(len(garbage.objects), 'object')}"
     print(f"{verb} {counts}, {megabytes(garbage.bytes)} MB")
     if not delete and (garbage.releases or garbage.objects):
         print("nothing was changed: add --delete")
@@ -231,6 +234,10 @@ def cell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def megabytes(size: int) -> str:

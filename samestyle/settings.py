@@ -321,7 +321,10 @@ def parse_override(word: str) -> dict[str, Any]:
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise UsageError(f"cannot read {word!r}: settings are given as a.b=value, for example demo.day=2")
-    tree: Any = yaml.safe_load(value) if value else None
+    try:
+        tree: Any = yaml.safe_load(value) if value else None
+    except yaml.YAMLError as error:
+        raise UsageError(f"cannot read the value of {word!r}: {error}; quote it, as in {key}='\"text\"'") from None
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return tree

@@ -28,6 +28,8 @@ def embed_udf(
 ) -> Any:
     """A pandas UDF of (title string, image binary, image_uri string, known_digest string) -> struct<OUTCOME>.
 
+    A vector that there is none of comes as an empty list.
+
     count(rows, rejected) is told of every Arrow batch: accumulators, for the driver's progress line.
     """
 
@@ -63,8 +65,9 @@ def outcome_frame(outcomes: list[Outcome], dim: int) -> pd.DataFrame:
 
 
 def vector_series(vectors: list[np.ndarray | None], dim: int) -> pd.Series:
-    present = np.array([v is not None for v in vectors])
-    flat = np.concatenate([v for v in vectors if v is not None] or [np.empty(0, np.float32)]).astype(np.float32)
-    offsets = np.concatenate([[0], np.cumsum(present) * dim]).astype(np.int32)
-    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), mask=pa.array(~present))
+    """A missing vector is an empty list, which SQL turns into null: pyspark cannot convert a null list of this kind."""
+    present = [v for v in vectors if v is not None]
+    flat = np.concatenate(present or [np.empty(0)]).astype(np.float32)
+    offsets = np.cumsum([0, *(0 if v is None else dim for v in vectors)]).astype(np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
     return pd.Series(pd.arrays.ArrowExtensionArray(lists))  # type: ignore[attr-defined]

@@ -234,9 +234,9 @@ def _request(
     try:
         with _network_errors(parts.netloc, ends), _cut_off(sock, ends):
             connection.request("GET", _target(parts), headers=_HEADERS)
-            response = connection.getresponse()
-            body = _http_body(response, policy) if response.status == 200 else b""
-            return response.status, response.getheader("Location"), body
+            with connection.getresponse() as response:
+                body = _http_body(response, policy) if response.status == 200 else b""
+                return response.status, response.getheader("Location"), body
     finally:
         connection.close()
         sock.close()

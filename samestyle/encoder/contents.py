@@ -43,7 +43,9 @@ def embed_contents(
     """Outcomes in the order of the contents; photos are fetched and decoded ahead of the encoder."""
     with ThreadPoolExecutor(FETCHES) as pool:
         for batch in batches(contents, batch_size):
-            outcomes = list(pool.map(lambda content: prepare(content, policy, limits, encoder.image_size), batch))
+            outcomes = list(
+                pool.map(lambda content: prepare(content, policy, limits, encoder.image_size), batch)
+            )
             encode(batch, outcomes, encoder)
             yield from outcomes
 

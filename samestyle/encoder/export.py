@@ -1,8 +1,7 @@
-"""Writes the encoder `late_fusion` as a folder that runs without torch: python -m samestyle.encoder.export FOLDER"""
+"""Writes the encoder `late_fusion` to a folder: python -m samestyle.encoder.export FOLDER"""
 
 import argparse
 import json
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from samestyle.catalogue.images import DecodeLimits, decode_image
 from samestyle.encoder.files import MANIFEST, EncoderFiles, identity_digest, write_manifest
 from samestyle.encoder.preprocessing import load_tokenizer
 from samestyle.encoder.runtime import VIEWS, Encoder, Graph
@@ -35,30 +35,30 @@ GOLDEN_TITLES = (
 
 CARD = """# Encoder {encoder_id} (late_fusion)
 
-Turns a product's photo and title into an image, a text and a fused vector of {dim} floats, length 1, one space.
-Nothing in it was trained by this project: two frozen networks, and a projection that was fitted without labels.
+Turns a product's photo and title into an image, a text and a fused vector: {dim} floats, length 1, one space.
+Nothing in it was trained by this project: two frozen networks, and a projection fitted without labels.
 
 | part | what | licence |
 | --- | --- | --- |
-| image.onnx | EfficientNet-Lite0 (ImageNet), pooled at three depths: 2,144 features, projected to {half} | Apache-2.0 |
-| text.onnx, tokenizer.json | all-MiniLM-L6-v2, mean of the tokens: 384 features, projected to {half} | Apache-2.0 |
-| projection | principal components, half-whitened (eigenvalue ** -1/4), each half of unit length | Apache-2.0 |
+| image.onnx | EfficientNet-Lite0 (ImageNet), pooled at three depths: 2,144 features | Apache-2.0 |
+| text.onnx, tokenizer.json | all-MiniLM-L6-v2, mean of the tokens: 384 features | Apache-2.0 |
+| projection in both | {half} principal components, half-whitened, of unit length | Apache-2.0 |
 
 Input: photos of {image_size} px, white padding, RGB, uint8; titles of at most {max_tokens} tokens.
 A missing photo or title leaves its half zero. Score: cosine.
 
 The projection was fitted on: {fitted_on}.
 
-Not for: telling people apart, or reading text in pictures. Titles and photos are not aligned: a photo does not find
-a title that describes it better than chance.
+Not for: telling people apart, or reading text in pictures. Titles and photos are not aligned: a photo finds
+the title that describes it no better than chance does.
 """
 
 
 def export_late_fusion(folder: Path, image_size: int = IMAGE_SIZE) -> str:
     """Write the encoder to `folder` and return its encoder_id.
 
-    Nothing is done where `folder` holds this very encoder, undamaged; another or a damaged one is replaced, in
-    one rename. The vectors of the golden queries come from torch, so that each loading compares the graphs with it.
+    Nothing is done where `folder` holds this very encoder, undamaged; another or a damaged one is replaced by
+    renaming. The golden vectors come from torch, so that each loading compares the graphs with it.
 
     Raises UsageError where the packaged weights are not installed, or `folder` holds something else.
     """
@@ -67,7 +67,11 @@ def export_late_fusion(folder: Path, image_size: int = IMAGE_SIZE) -> str:
     encoder_id = identity_digest(identity)
     if _is_complete(folder, encoder_id):
         return encoder_id
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if (
+        folder.exists()
+        and not (folder / MANIFEST).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
         raise UsageError(f"{folder} holds something else than an encoder: name an empty or a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -95,9 +99,8 @@ def write_text_graph(module: "torch.nn.Module", path: Path) -> None:
     _write_graph(module, {"ids": ones, "mask": ones}, {0: "rows", 1: "tokens"}, path)
 
 
-def torch_encoder(sources: Sources, image_size: int = IMAGE_SIZE) -> Encoder:
-    """The same encoder on torch: what the exported graphs are compared with."""
-    modules = late_fusion_modules(sources, image_size)
+def torch_encoder(sources: Sources, modules: dict[str, "Half"], image_size: int = IMAGE_SIZE) -> Encoder:
+    """The same encoder on torch, without encoder_id: what the exported graphs are compared with."""
     dims = {side: module.projection.out_features for side, module in modules.items()}
     image, text = (Graph(_torch_run(modules[side]), dims[side]) for side in ("image", "text"))
     return Encoder("torch", image, text, load_tokenizer(sources.tokenizer, MAX_TOKENS), image_size)
@@ -151,7 +154,7 @@ def _write(folder: Path, sources: Sources, identity: dict[str, Any]) -> None:
     write_image_graph(modules["image"], size, folder / "image.onnx")
     write_text_graph(modules["text"], folder / "text.onnx")
     load_tokenizer(Path(sources.tokenizer), MAX_TOKENS).save(str(folder / "tokenizer.json"))
-    _write_golden(folder, torch_encoder(sources, size))
+    _write_golden(folder, torch_encoder(sources, modules, size))
     fitted_on = metadata(sources.transform.read_bytes()).get("fitted_on", "not recorded")
     (folder / "card.md").write_text(_card(identity, fitted_on), encoding="utf-8")
     write_manifest(folder, identity, {"views": VIEWS, "metric": "cosine", "fitted_on": fitted_on})
@@ -163,7 +166,7 @@ def _write_graph(
 ) -> None:
     import torch
 
-    axes = {name: free for name in inputs} | {"half": {0: "rows"}}
+    axes = dict.fromkeys(inputs, free) | {"half": {0: "rows"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # The tracing exporter: as fast and as exact a graph as the newer one here, in a tenth of the time.
@@ -180,15 +183,17 @@ def _write_graph(
 
 
 def _write_golden(folder: Path, teacher: Encoder) -> None:
-    """Record what `teacher` gives for both modalities and for one, for wide, tall and transparent pictures."""
-    from samestyle.catalogue.images import DecodeLimits, decode_image
-
+    """Record the vectors of `teacher` for both modalities and for one; wide, tall, transparent pictures."""
     (folder / "golden").mkdir()
     names = [f"golden/{number}.png" for number in range(3)]
     for number, name in enumerate(names):
         _drawing(number).save(folder / name)
-    queries = [*zip(names, GOLDEN_TITLES, strict=False), (names[2], None), *((None, t) for t in GOLDEN_TITLES[2:])]
-    pictures = [name and decode_image((folder / name).read_bytes(), DecodeLimits(), teacher.image_size) for name, _ in queries]
+    queries = [
+        *zip(names, GOLDEN_TITLES, strict=False),
+        (names[2], None),
+        *((None, t) for t in GOLDEN_TITLES[2:]),
+    ]
+    pictures = [_decoded(folder / name, teacher.image_size) if name else None for name, _ in queries]
     vectors = teacher.encode([title for _, title in queries], pictures)
     golden = [
         {
@@ -199,6 +204,10 @@ def _write_golden(folder: Path, teacher: Encoder) -> None:
         for row, (name, title) in enumerate(queries)
     ]
     (folder / "golden.json").write_text(json.dumps(golden, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _decoded(path: Path, size: int) -> np.ndarray:
+    return decode_image(path.read_bytes(), DecodeLimits(), size)
 
 
 def _drawing(number: int) -> Image.Image:
@@ -228,7 +237,9 @@ def _card(identity: dict[str, Any], fitted_on: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m samestyle.encoder.export", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="pixels a side (default: %(default)s)")
+    parser.add_argument(
+        "--image-size", type=int, default=IMAGE_SIZE, help="pixels a side (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     try:
         encoder_id = export_late_fusion(arguments.folder, arguments.image_size)

@@ -25,7 +25,8 @@ class EncoderFiles:
     def open(cls, folder: Path) -> "EncoderFiles":
         """Read and verify `folder`: every file by SHA-256, the encoder_id by what it is a digest of.
 
-        Raises UsageError where there is no encoder, IntegrityError where a file is not what encoder.json says.
+        Raises UsageError where there is no encoder, IntegrityError where a file is not what encoder.json
+        says.
         """
         files = cls(folder, _read_manifest(folder))
         files._check_identity()
@@ -40,18 +41,23 @@ class EncoderFiles:
     def path(self, name: str) -> Path:
         """Path of a file that encoder.json lists, and `open` has verified."""
         if name not in self.manifest["files"]:
-            raise IntegrityError(f"{self.folder} does not list {name} in {MANIFEST}; export the encoder again")
+            raise IntegrityError(
+                f"{self.folder} does not list {name} in {MANIFEST}; export the encoder again"
+            )
         return self.folder / name
 
     def _check_identity(self) -> None:
         wanted, found = self.encoder_id, identity_digest(self.manifest["identity"])
         if wanted != found:
             raise IntegrityError(
-                f"{self.folder / MANIFEST} says encoder_id {wanted}, its content gives {found}; export it again"
+                f"{self.folder / MANIFEST} says encoder_id {wanted}, its content gives {found}; "
+                "export the encoder again"
             )
         missing = sorted(set(REQUIRED_FILES) - set(self.manifest["files"]))
         if missing:
-            raise IntegrityError(f"{self.folder / MANIFEST} lists no {', '.join(missing)}; export the encoder again")
+            raise IntegrityError(
+                f"{self.folder / MANIFEST} lists no {', '.join(missing)}; export the encoder again"
+            )
 
     def _check_file(self, name: str, wanted: str) -> None:
         relative = PurePosixPath(name)
@@ -61,12 +67,13 @@ class EncoderFiles:
         found = file_digest(path) if path.is_file() else "no file"
         if found != wanted:
             raise IntegrityError(
-                f"{path} is damaged: sha256 expected {wanted}, found {found}; fetch or export the encoder again"
+                f"{path} is damaged: sha256 expected {wanted}, found {found}; "
+                "fetch or export the encoder again"
             )
 
 
 def identity_digest(identity: dict[str, Any]) -> str:
-    """The encoder_id: 16 hexadecimal digits over everything that decides a vector, whoever wrote the graphs."""
+    """The encoder_id: 16 hexadecimal digits over what decides a vector, whoever wrote the graphs."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -75,7 +82,8 @@ def write_manifest(folder: Path, identity: dict[str, Any], about: dict[str, Any]
     """Write encoder.json over all files that lie in `folder`, and return the encoder_id."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {
-        name: {"sha256": file_digest(folder / name), "bytes": (folder / name).stat().st_size} for name in names
+        name: {"sha256": file_digest(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in names
     }
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -101,5 +109,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if version == FORMAT_VERSION:
             return {key: manifest[key] for key in ("encoder_id", "identity", "files")} | manifest
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{path} cannot be read ({error!r}); fetch or export the encoder again") from error
-    raise IntegrityError(f"{path} has format_version {version}, this version reads {FORMAT_VERSION}; update samestyle")
+        raise IntegrityError(
+            f"{path} cannot be read ({error!r}); fetch or export the encoder again"
+        ) from error
+    raise IntegrityError(
+        f"{path} has format_version {version}, this version reads {FORMAT_VERSION}; update samestyle"
+    )

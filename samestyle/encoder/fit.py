@@ -1,4 +1,4 @@
-"""Fits the shipped projection on openly licensed catalogues: python -m samestyle.encoder.fit --data DIR --out FILE"""
+"""Fits the shipped projection on open catalogues: python -m samestyle.encoder.fit --data DIR --out FILE"""
 
 import argparse
 import tempfile
@@ -22,7 +22,7 @@ from samestyle.errors import ImageError, SamestyleError, UsageError
 LICENCES = {
     "grocery_store": "MIT",
     "retail_demo_store": "MIT",
-    "emoji_multivendor": "MIT",
+    "emoji_multivendor": "MIT packages, pictures under their vendors' open licences",
     "generated demo catalogue": "Apache-2.0",
 }
 ROWS_A_SOURCE = 1000
@@ -41,7 +41,7 @@ class Source:
 
 
 def held_out(groups: np.ndarray) -> np.ndarray:
-    """(rows,) bool: which rows are kept for measuring; whole groups, 40 % of them, the same ones every time."""
+    """(rows,) bool: rows kept for measuring; whole groups, 40 % of them, the same every time."""
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     by_appearance = np.argsort(np.argsort(first))[group]
     kept = np.random.default_rng(0).permutation(len(first))[: round(HELD_OUT_SHARE * len(first))]
@@ -49,14 +49,16 @@ def held_out(groups: np.ndarray) -> np.ndarray:
 
 
 def read_sources(data: Path) -> Iterator[Source]:
-    """At most 1000 rows of each catalogue in `data`, and the generated one; UsageError where a file is missing."""
+    """At most 1000 rows of each catalogue in `data`, and the generated one; UsageError if one is missing."""
     for name in ("grocery_store", "retail_demo_store", "emoji_multivendor"):
         path = data / f"{name}.parquet"
         if not path.is_file():
             raise UsageError(f"no {path}: --data must hold {name}.parquet")
         table = pq.read_table(path, columns=["image", "title", "group_id"])
         groups = np.array([group or f"row {row}" for row, group in enumerate(table["group_id"].to_pylist())])
-        rows = _sample(np.arange(len(groups)) if name == "retail_demo_store" else np.flatnonzero(~held_out(groups)))
+        rows = _sample(
+            np.arange(len(groups)) if name == "retail_demo_store" else np.flatnonzero(~held_out(groups))
+        )
         part = table.take(rows)
         yield Source(name, part["image"].to_pylist(), part["title"].to_pylist())
     yield _demo_source()
@@ -110,14 +112,18 @@ def _feature_graphs(folder: Path) -> tuple[Graph, Graph]:
     from samestyle.encoder.backbones import ImageFeatures, TextFeatures
 
     sources = Sources.find()
-    write_image_graph(ImageFeatures.load(sources.image_weights, IMAGE_SIZE), IMAGE_SIZE, folder / "image.onnx")
+    write_image_graph(
+        ImageFeatures.load(sources.image_weights, IMAGE_SIZE), IMAGE_SIZE, folder / "image.onnx"
+    )
     write_text_graph(TextFeatures.load(sources.text_weights.parent), folder / "text.onnx")
     return Graph.load(folder / "image.onnx"), Graph.load(folder / "text.onnx")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m samestyle.encoder.fit", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the catalogues as Parquet files")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with the catalogues as Parquet files"
+    )
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     arguments = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""Titles to padded token arrays, pictures to stacked batches: what the graphs of an encoder take. No torch."""
+"""Titles to padded token arrays, pictures to stacked batches: what the graphs of an encoder take."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from samestyle.errors import UsageError
 
 
 def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
-    """A tokenizer that cuts at `max_tokens`, special tokens included, and leaves padding to `token_batches`."""
+    """A tokenizer that cuts at `max_tokens`, special ones included, and leaves padding to `token_batches`."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(max_tokens)
     tokenizer.no_padding()
@@ -47,7 +47,9 @@ def image_batches(images: Sequence[np.ndarray], batch_size: int) -> Iterator[tup
 def check_inputs(titles: Sequence[str | None], images: Sequence[np.ndarray | None], size: int) -> None:
     """Raise UsageError unless every row has a title or a (size, size, 3) uint8 image, or both."""
     if len(titles) != len(images):
-        raise UsageError(f"{len(titles)} titles and {len(images)} images: pass one of each a row, None if missing")
+        raise UsageError(
+            f"{len(titles)} titles and {len(images)} images: pass one of each a row, None if missing"
+        )
     for row, (title, image) in enumerate(zip(titles, images, strict=True)):
         if title is None and image is None:
             raise UsageError(f"row {row} has neither title nor image: leave it out, it has no direction")

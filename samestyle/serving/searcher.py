@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from samestyle.errors import SamestyleError, UsageError
-from samestyle.release.manifest import Band, Index, Manifest
+from samestyle.release.manifest import BANDS, Band, Index, Manifest
 from samestyle.release.publish import current_release, load_manifest, read_pointer
 from samestyle.release.store import Store, open_store
 from samestyle.serving.cache import Cache
@@ -134,6 +134,8 @@ class Searcher:
 
         Raises UsageError for an unknown item or band.
         """
+        if band not in BANDS:
+            raise UsageError(f"unknown band {band!r}: choose from {', '.join(BANDS)}")
         generation = self._generation
         thresholds = generation.manifest.index(self.module, view).thresholds
         lowest = thresholds.lowest(band)

@@ -136,7 +136,8 @@ class LoadedShard:
             for label, score in nodes:
                 places += [(row, score) for row in self.members(label, rows, wish)]
             counts.append(len(places) - before)
-        taken = self.items.table.take([row for row, _ in places]).to_pylist()
+        rows_taken = np.array([row for row, _ in places], dtype=np.int64)
+        taken = self.items.table.take(rows_taken).to_pylist()
         made = iter([as_hit(row, score) for row, (_, score) in zip(taken, places, strict=True)])
         return [[next(made) for _ in range(count)] for count in counts]
 

@@ -22,7 +22,7 @@ from samestyle.settings import Settings, load_settings, to_yaml
 from samestyle.tables.inputs import with_demo_catalogue
 from samestyle.tables.night import Night, starting_point
 from samestyle.tables.plan import describe_plan
-from samestyle.tables.session import check_paths, start_session
+from samestyle.tables.session import check_paths, session
 from samestyle.tables.source import pin_version
 
 JobFunction = Callable[[SparkSession, Night], None]
@@ -74,7 +74,13 @@ def demo_banner(settings: Settings) -> Iterator[None]:
 
 def run_stage(stage: str, run: JobFunction, starts: bool, settings: Settings, arguments: argparse.Namespace) -> int:
     settings = with_demo_catalogue(settings, say)
-    spark = start_session(stage)
+    with session(stage) as spark:
+        return run_in_session(spark, stage, run, starts, settings, arguments)
+
+
+def run_in_session(
+    spark: SparkSession, stage: str, run: JobFunction, starts: bool, settings: Settings, arguments: argparse.Namespace
+) -> int:
     check_paths(spark, settings)
     store = open_store(f"{settings.paths.root}/store")
     if arguments.dry_run:

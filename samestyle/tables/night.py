@@ -12,11 +12,12 @@ from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits
 from samestyle.code import code_version
 from samestyle.encoder.registry import EncoderReference
+from samestyle.progress import say
 from samestyle.release.lease import Lease
 from samestyle.release.manifest import Manifest
 from samestyle.release.publish import read_pointer
 from samestyle.release.store import Store
-from samestyle.report.summary import summarise
+from samestyle.report.summary import closing_table, published_line, summarise
 from samestyle.runs import RunFolder
 from samestyle.settings import Settings
 from samestyle.tables.source import read_clicks
@@ -95,8 +96,12 @@ class Night:
         return DecodeLimits(images.max_pixels, images.max_side, images.min_side)
 
     def finish(self, outcome: str, exit_code: int, error: str | None) -> None:
-        """Leave summary.json and the report, also of a run that failed."""
+        """Leave summary.json and the report, also of a run that failed, and tell the person who watches."""
         self.run.end(outcome, exit_code, error, summarise(self.run))
+        say(f"summary {self.run.path / 'summary.json'}")
+        print(closing_table(self.run.summary), flush=True)
+        if "release_id" in self.run.summary:
+            say(published_line(self.run.summary))
 
     def append_ledger(self, stage: str, started: datetime) -> None:
         embed = self.run.read("embed") or {}

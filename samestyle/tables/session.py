@@ -1,15 +1,25 @@
 """The Spark session of a job. Settings of Spark itself stand in conf/spark/<env>.conf, passed by spark-submit.sh."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pyspark.sql import SparkSession
 
 from samestyle.errors import UsageError
 from samestyle.settings import Settings
 
 
-def start_session(name: str) -> SparkSession:
-    spark = SparkSession.builder.appName(f"samestyle {name}").getOrCreate()
+@contextmanager
+def session(job: str) -> Iterator[SparkSession]:
+    """The session that spark-submit started, or that is there already; ended only where this began it."""
+    running = SparkSession.getActiveSession()
+    spark = running or SparkSession.builder.appName(f"samestyle {job}").getOrCreate()
     spark.conf.set("spark.sql.session.timeZone", "UTC")
-    return spark
+    try:
+        yield spark
+    finally:
+        if running is None:
+            spark.stop()
 
 
 def check_paths(spark: SparkSession, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from samestyle.errors import InputError
 from samestyle.progress import Progress
 from samestyle.settings import Embed
 from samestyle.tables.io import Table
+from samestyle.tables.members import VIEWS
 
 
 class Counter:
@@ -57,12 +58,16 @@ def embed_waves(
 
 
 def attempt_rows(attempts: DataFrame, keys: dict[str, str], at: datetime) -> DataFrame:
+    """Rows of schemas.EMBEDDINGS; the UDF's empty lists, which stand for no vector, become null."""
+    fields = ("image_digest", "outcome", "reason", "detail", "transient")
+    vectors = {view: F.col(f"outcome.{view}_vector") for view in VIEWS}
     return attempts.select(
         F.lit(keys["encoder_id"]).alias("encoder_id"),
         "content_key",
         "title_hash",
         "image_key",
-        "outcome.*",
+        *[F.col(f"outcome.{name}").alias(name) for name in fields],
+        *[F.when(F.size(vector) > 0, vector).alias(f"{view}_vector") for view, vector in vectors.items()],
         F.lit(keys["run_id"]).alias("run_id"),
         F.lit(at).alias("embedded_at"),
     )

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import http.server
 import os
 import pickle
@@ -266,6 +267,15 @@ def test_only_transient_errors_are_tried_again(site, path, tries):
 
 def test_a_retry_can_succeed(site):
     assert fetch(f"{site}/flaky/2", dataclasses.replace(LOCAL, retries=2)) == BODY
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("path", ["status/404", "reset", "endless", "truncated", "cut_chunked", "redirect/"])
+def test_connections_are_closed(site, path):
+    """A socket that is left to the garbage collector complains, which is an error here."""
+    for _ in range(3):
+        refusal(f"{site}/{path}", LOCAL)
+    gc.collect()
 
 
 def test_length_limit_is_inclusive(site):
@@ -592,6 +602,11 @@ def test_files_below_the_roots(shop, uri):
 def test_files_that_are_refused(shop, uri, reason):
     error = refusal(uri.format(pics=shop / "pics"), local(shop))
     assert (error.reason, error.transient) == (reason, False), error
+
+
+def test_a_link_put_in_place_after_the_check_is_not_followed(shop, monkeypatch):
+    monkeypatch.setattr(room, "_below_roots", lambda path, roots: path)
+    assert refusal("out.jpg", local(shop)).reason == "unreadable"
 
 
 def test_devices_are_not_read():

@@ -197,6 +197,16 @@ def test_other_sizes_of_the_square():
     assert decode_image(saved(scene(), "JPEG"), LIMITS, size=160).shape == (160, 160, 3)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_fine_detail_is_averaged_and_not_sampled(kind):
+    """One-pixel stripes, seen from afar, are an even grey: no moiré."""
+    stripes = np.zeros((1500, 1500, 3), np.uint8)
+    stripes[:, ::2] = 255
+    pixels = decode_image(saved(Image.fromarray(stripes), kind, quality=95), LIMITS)
+    assert pixels.min() > 118
+    assert pixels.max() < 138
+
+
 @pytest.fixture(scope="module")
 def sheet() -> Image.Image:
     """Real photos side by side: more fine detail than one photo of that size."""

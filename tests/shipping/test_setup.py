@@ -117,7 +117,7 @@ def test_an_unfinished_virtual_environment_is_not_trusted(checkout):
 @pytest.mark.parametrize("name", ["requirements.txt", "pyproject.toml"])
 def test_set_up_is_out_of_date_when_its_files_change(checkout, name):
     venv.create(checkout / ".venv", with_pip=False)
-    in_setup(checkout, "setup_digest > '{}/.venv/.samestyle-setup'".format(checkout))
+    in_setup(checkout, f"setup_digest > '{checkout}/.venv/.samestyle-setup'")
     assert in_setup(checkout, "find_python").returncode == 0
     with (checkout / name).open("a") as file:
         file.write("# another line\n")

@@ -1,0 +1,208 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from releases import flip_bit, publish_small, small_catalogue
+
+from samestyle import cli
+from samestyle.release.lease import Holder, Lease
+from samestyle.release.publish import list_releases, read_pointer
+from samestyle.release.store import LocalStore
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path / "root" / "store")
+
+
+@pytest.fixture
+def samestyle(tmp_path, capsys):
+    """Call the script on a root of its own; returns exit code, what was printed, and the errors."""
+
+    def call(*words):
+        code = cli.main([*words, f"paths.root={tmp_path / 'root'}"])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def three(store, tmp_path):
+    parent = None
+    for release_id in ("r1", "r2", "r3"):
+        catalogue = small_catalogue(40, seed=int(release_id[1:]))
+        publish_small(store, tmp_path / "built", release_id, parent, catalogue=catalogue)
+        parent = release_id
+    return store
+
+
+def test_before_the_first_night_there_is_nothing(samestyle):
+    code, out, _ = samestyle("releases", "list")
+    assert code == 0
+    assert out.startswith("no releases in")
+    code, _, err = samestyle("releases", "show")
+    assert code == 2
+    assert err.startswith("samestyle: channel current of")
+    assert "names no release yet" in err
+
+
+def test_list_shows_every_release_and_what_the_channel_names(samestyle, three):
+    code, out, _ = samestyle("releases", "list")
+    lines = out.splitlines()
+    assert code == 0
+    assert [line.split()[0] for line in lines] == ["release", "r1", "r2", "r3"]
+    assert ["current" in line for line in lines] == [False, False, False, True]
+    assert "44" in lines[1]  # 40 nodes, every tenth with a second item
+
+
+def test_list_goes_on_where_one_release_cannot_be_read(samestyle, three):
+    three.put("releases/r1/manifest.json", b"{")
+    code, out, _ = samestyle("releases", "list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if "not readable" in line] == ["r1"]
+
+
+def test_show_tells_counts_recall_and_the_gate(samestyle, three):
+    code, out, _ = samestyle("releases", "show", "r2")
+    assert code == 0
+    for text in ("r2", "parent          r1", "44 fresh", "search/fused", "0.970 to 1.000"):
+        assert text in out
+    assert re.search(r"^recall search/fused +passed  recall@10 of search/fused is 0.9900", out, re.M)
+
+
+def test_verify_reads_every_byte(samestyle, three):
+    code, out, _ = samestyle("releases", "verify")
+    assert code == 0
+    assert out.startswith("release r3 is sound: 5 objects")
+    flip_bit(three.path(next(iter(three.list("objects/")))), 10)
+    codes = [samestyle("releases", "verify", name) for name in ("r1", "r2", "r3")]
+    damaged = [err for code, _, err in codes if code == 1]
+    assert damaged
+    assert "has sha256" in damaged[0]
+
+
+def test_rollback_and_back(samestyle, three):
+    assert samestyle("releases", "rollback")[:2] == (0, "channel current names r2 now, r3 before\n")
+    assert samestyle("releases", "rollback", "r3", "--quick")[0] == 0
+    assert read_pointer(three, "current").release_id == "r3"
+    code, _, err = samestyle("releases", "rollback", "r9")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there is no release r9" in err
+
+
+def test_a_channel_by_name(samestyle, three):
+    code, _, err = samestyle("releases", "rollback", "--channel", "candidate")
+    assert code == 2
+    assert "channel candidate" in err
+
+
+def test_gc_only_tells_unless_it_is_to_delete(samestyle, three):
+    now = ("release.keep=1", "release.grace_hours=0")
+    code, out, _ = samestyle("releases", "gc", *now)
+    assert code == 0
+    assert "would remove release r1\n" in out
+    assert out.endswith("nothing was changed: add --delete\n")
+    assert list_releases(three) == ["r1", "r2", "r3"]
+    code, out, _ = samestyle("releases", "gc", "--delete", *now)
+    assert code == 0
+    assert (
+        "removed 1 release and 2 objects" in out
+    )  # its graphs; the other files are those of later releases too
+    assert list_releases(three) == ["r2", "r3"]
+
+
+def test_gc_waits_for_no_run(samestyle, three):
+    with Lease.acquire(three, "nightly", Holder.of_this_process("the-night"), 60):
+        code, _, err = samestyle("releases", "gc", "--delete")
+    assert code == 4
+    assert "held by run the-night" in err
+
+
+def test_export_writes_a_folder(samestyle, three, tmp_path):
+    code, out, _ = samestyle("releases", "export", str(tmp_path / "out"))
+    assert code == 0
+    assert "exported release r3" in out
+    assert (tmp_path / "out/search/fused/shard-00000.hnsw").is_file()
+    assert samestyle("releases", "export", str(tmp_path / "out"))[0] == 2
+    assert samestyle("releases", "export", str(tmp_path / "old"), "--id", "r1")[0] == 0
+    assert json.loads((tmp_path / "old/manifest.json").read_text())["release_id"] == "r1"
+
+
+def write_run(root, run_id, text):
+    folder = root / "runs" / run_id
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(text)
+
+
+def test_runs_are_listed_with_their_counts(samestyle, tmp_path):
+    assert samestyle("runs", "list")[1].startswith("no runs in")
+    good = {"started_at": "2026-01-02", "outcome": "published", "read": 1234, "fresh": 34, "release_id": "r1"}
+    write_run(tmp_path / "root", "b", json.dumps(good))
+    write_run(tmp_path / "root", "a", json.dumps({**good, "started_at": "2026-01-03", "outcome": "refused"}))
+    write_run(tmp_path / "root", "c", "{")
+    code, out, _ = samestyle("runs", "list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["run", "c", "b", "a"]
+    assert "1,234" in out
+    assert "not readable" in out
+
+
+def test_one_run_is_shown(samestyle, tmp_path):
+    assert samestyle("runs", "show")[0] == 2
+    write_run(tmp_path / "root", "a", json.dumps({"outcome": "published", "read": 1234}))
+    assert (
+        samestyle("runs", "show")[1]
+        == samestyle("runs", "show", "a")[1]
+        == ("run_id   a\noutcome  published\nread     1,234\n")
+    )
+    code, _, err = samestyle("runs", "show", "../../x")
+    assert code == 2
+    assert "there is no run ../../x" in err
+
+
+def test_wrong_settings_and_usage_end_with_2(samestyle, capsys):
+    code, _, err = samestyle("releases", "list", "relase.keep=3")
+    assert code == 2
+    assert "release" in err
+    assert samestyle("releases", "list", "--settings", "/nowhere.yaml")[0] == 2
+    for words in (["releases"], ["nothing"], []):
+        with pytest.raises(SystemExit) as error:
+            cli.main(words)
+        assert error.value.code == 2
+    capsys.readouterr()
+
+
+def test_options_stand_where_one_likes(samestyle, three):
+    for words in (["--env", "dev", "releases", "list"], ["releases", "list", "--env", "dev"]):
+        code, out, _ = samestyle(*words)
+        assert code == 0
+        assert "r3" in out
+
+
+def test_it_needs_neither_java_nor_spark_nor_torch(tmp_path, three):
+    script = (
+        "import sys\n"
+        "class Ban:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('pyspark', 'py4j', 'torch', 'pandas', 'transformers', 'cv2'):\n"
+        "            raise ImportError(name + ' is banned here')\n"
+        "sys.meta_path.insert(0, Ban())\n"
+        "from samestyle.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    words = ["releases", "verify", f"paths.root={tmp_path / 'root'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        cwd=ROOT,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "release r3 is sound" in done.stdout

@@ -1,0 +1,58 @@
+"""The projection: fitted, kept and read back."""
+
+import numpy as np
+import pytest
+
+from samestyle.encoder.fit import held_out
+from samestyle.encoder.sources import TRANSFORM
+from samestyle.encoder.transform import Transform, from_bytes, metadata, to_bytes
+from samestyle.errors import IntegrityError
+
+
+def test_half_whitening_takes_the_square_root_of_each_deviation() -> None:
+    samples = np.random.default_rng(0).normal(size=(20_000, 3)) * [1.0, 9.0, 4.0] + 5
+    transform = Transform.fit(samples, half=2)
+    halves = (samples - transform.mean) @ transform.components.T * transform.scales
+    np.testing.assert_allclose(np.abs(transform.components), [[0, 1, 0], [0, 0, 1]], atol=0.02)
+    np.testing.assert_allclose(halves.std(axis=0), [3, 2], rtol=0.02)
+    np.testing.assert_allclose(halves.mean(axis=0), 0, atol=1e-4)
+
+
+def test_a_transform_survives_being_written() -> None:
+    rng = np.random.default_rng(0)
+    transforms = {
+        "image": Transform.fit(rng.normal(size=(50, 9)), 4),
+        "text": Transform.fit(rng.normal(size=(50, 6)), 4),
+    }
+    data = to_bytes(transforms, {"fitted_on": "noise"})
+    assert metadata(data) == {"fitted_on": "noise"}
+    for side, transform in from_bytes(data).items():
+        np.testing.assert_array_equal(transform.mean, transforms[side].mean)
+        np.testing.assert_array_equal(transform.scales, transforms[side].scales)
+        np.testing.assert_allclose(transform.components, transforms[side].components, atol=1e-3)
+
+
+def test_the_shipped_transform_is_small_and_says_what_it_was_fitted_on() -> None:
+    data = TRANSFORM.read_bytes()
+    assert len(data) < 1_000_000
+    assert {side: (part.components.shape, part.mean.shape) for side, part in from_bytes(data).items()} == {
+        "image": ((128, 2144), (2144,)),
+        "text": ((128, 384), (384,)),
+    }
+    fitted_on = metadata(data)["fitted_on"]
+    assert all(
+        name in fitted_on for name in ("grocery_store", "retail_demo_store", "emoji_multivendor", "demo")
+    )
+    assert "luma" not in fitted_on
+
+
+def test_a_foreign_file_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="not a transform of this project"):
+        from_bytes(b"PK\x03\x04 something else")
+
+
+def test_held_out_rows_are_whole_groups() -> None:
+    groups = np.array(list("abcdeabcdeab"))
+    kept = held_out(groups)
+    assert len(set(groups[kept])) == 2
+    assert not set(groups[kept]) & set(groups[~kept])

@@ -1,0 +1,133 @@
+import dataclasses
+
+import pytest
+from releases import make_manifest
+
+from samestyle.release.gate import failures, run_gate
+from samestyle.release.manifest import Recall
+from samestyle.release.store import LocalStore
+from samestyle.settings import Gate
+
+LIMITS = Gate(style_recall_min=0.5)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gate")
+    return make_manifest(LocalStore(folder / "store"), folder)
+
+
+def with_index(manifest, position, **changes):
+    indexes = list(manifest.indexes)
+    indexes[position] = dataclasses.replace(indexes[position], **changes)
+    return dataclasses.replace(manifest, indexes=tuple(indexes))
+
+
+def with_shards(manifest, **changes):
+    shards = tuple(dataclasses.replace(shard, **changes) for shard in manifest.indexes[0].shards)
+    return with_index(manifest, 0, shards=shards)
+
+
+def all_with_items(manifest, items):
+    """Every shard holds `items` living items."""
+    for position, index in enumerate(manifest.indexes):
+        shards = tuple(dataclasses.replace(shard, items=items) for shard in index.shards)
+        manifest = with_index(manifest, position, shards=shards)
+    return manifest
+
+
+def with_ledger(manifest, **counts):
+    return dataclasses.replace(manifest, ledger={**manifest.ledger, **counts})
+
+
+def refusals(manifest, parent=None, limits=LIMITS):
+    return {result.rule: result.sentence for result in failures(run_gate(manifest, parent, limits))}
+
+
+def test_a_good_release_passes_every_rule(good):
+    results = run_gate(good, good, LIMITS)
+    assert failures(results) == []
+    assert {result.rule for result in results} == {
+        "recall search/fused", "recall search/image", "recall homepage/fused",
+        "orphans search/fused", "orphans search/image", "orphans homepage/fused",
+        "items search", "shrink search", "shrink homepage", "growth search", "growth homepage",
+        "rejected", "degraded", "stale", "ledger", "style fused",
+    }  # fmt: skip
+
+
+def test_the_first_release_has_nothing_to_be_compared_with(good):
+    rules = {result.rule for result in run_gate(good, None, LIMITS)}
+    assert not any(rule.startswith(("shrink", "growth")) for rule in rules)
+    assert refusals(good) == {}
+
+
+def test_recall_is_judged_by_its_lower_bound(good):
+    poor = with_index(good, 1, recall=Recall(10, 0.93, 0.87, 0.97, 100))
+    assert refusals(poor) == {
+        "recall search/image": "recall@10 of search/image is 0.9300 and its lower bound is 0.8700, "
+        "at least 0.9000 is asked for: raise m, ef_construction or index.ef_search and build again"
+    }
+
+
+def test_orphans_of_all_shards_count(good):
+    sentence = refusals(with_shards(good, orphans=3))["orphans search/fused"]
+    assert "search/fused that cannot be found is 6, at most 0 is asked for: raise m" in sentence
+
+
+def test_an_empty_release_is_refused(good):
+    sentence = refusals(all_with_items(good, 0))["items search"]
+    assert sentence.startswith(
+        "the number of items of search is 0, at least 1 is asked for: look at the catalogue"
+    )
+
+
+def test_a_module_that_shrank_is_refused_with_both_counts(good):
+    found = refusals(all_with_items(good, 40), parent=all_with_items(good, 100))
+    assert sorted(found) == ["shrink homepage", "shrink search"]
+    assert found["shrink search"].startswith(
+        "search has 80 items after 200 of release r1; the share that went is 0.6000, at most 0.3000 is"
+    )
+
+
+def test_a_module_that_is_gone_has_shrunk(good):
+    alone = dataclasses.replace(good, indexes=good.indexes[:2])
+    assert list(refusals(alone, parent=good)) == ["shrink homepage"]
+
+
+def test_a_module_that_grew_beyond_belief_is_refused(good):
+    found = refusals(all_with_items(good, 201), parent=all_with_items(good, 100))
+    assert sorted(found) == ["growth homepage", "growth search"]
+    assert (
+        "search has 402 items after 200 of release r1; the share that came is 1.0100"
+        in found["growth search"]
+    )
+
+
+@pytest.mark.parametrize("state", ["rejected", "degraded", "stale"])
+def test_too_large_a_share_of_an_outcome_is_refused(good, state):
+    bad = with_ledger(good, read=100, fresh=79, **{state: 21})
+    found = refusals(bad)
+    assert list(found) == [state]
+    assert found[state].startswith(
+        f"21 of 100 catalogue rows are {state}; their share is 0.2100, at most 0.2000"
+    )
+    assert refusals(with_ledger(good, read=100, fresh=80, **{state: 20})) == {}
+
+
+@pytest.mark.parametrize("counts", [{"read": 133}, {"fresh": 131}, {"reused": 1}, {"read": 0, "fresh": 0}])
+def test_a_ledger_that_does_not_add_up_is_refused(good, counts):
+    found = refusals(with_ledger(good, **counts))
+    assert list(found) == ["ledger"]
+    assert f"{good.ledger['read'] if 'read' not in counts else counts['read']:,} were read" in found["ledger"]
+
+
+def test_deleted_items_are_no_catalogue_rows(good):
+    assert refusals(with_ledger(good, deleted=50)) == {}
+
+
+def test_style_recall_is_judged_where_it_was_measured(good):
+    poor = dataclasses.replace(good, style_recall={"image": 0.9, "fused": 0.4})
+    assert refusals(poor)["style fused"].startswith(
+        "same-style R@1 of the fused view is 0.4000, at least 0.5000"
+    )
+    assert refusals(dataclasses.replace(good, style_recall=None)) == {}
