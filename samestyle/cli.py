@@ -28,7 +28,7 @@ from samestyle.release.store import Store, open_store
 from samestyle.settings import ENVIRONMENTS, Settings, load_settings
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z0-9_-]+)+=.*", re.DOTALL)
-RUN_COLUMNS = ("read", "fresh", "reused", "stale", "degraded", "rejected", "deleted")
+COUNTS = ("read", "fresh", "reused", "stale", "degraded", "rejected", "deleted")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def release_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("code", manifest.code_version),
         ("catalogue", f"{manifest.source.table} {manifest.source.version or ''}".strip()),
         ("encoder", f"{manifest.encoder.encoder_id} ({manifest.encoder.dim} dimensions)"),
-        ("ledger", ", ".join(f"{count:,} {state}" for state, count in manifest.ledger.items())),
+        ("ledger", ", ".join(f"{manifest.ledger.get(state, 0):,} {state}" for state in COUNTS)),
         ("same-style R@1", ", ".join(f"{view} {value:.3f}" for view, value in style.items())),
         ("forced", manifest.forced or ""),
     ]
@@ -192,15 +192,14 @@ def runs_list(call: Call) -> None:
         print(f"no runs in {folder}")
         return
     rows = [run_row(path.name, read_summary(path / "summary.json")) for path in found]
-    print_table(("run", "started", "outcome", *RUN_COLUMNS, "release"), sorted(rows, key=lambda row: row[1]))
+    print_table(("run", "started", "outcome", *COUNTS, "release"), sorted(rows, key=lambda row: row[1]))
 
 
 def run_row(run_id: str, summary: dict[str, Any] | None) -> tuple[str, ...]:
     if summary is None:
-        return (run_id, "", "not readable", *("" for _ in RUN_COLUMNS), "")
-    ledger = summary.get("ledger")
-    counts = {**summary, **ledger} if isinstance(ledger, dict) else summary
-    cells = (cell(counts.get(column)) for column in RUN_COLUMNS)
+        return (run_id, "", "not readable", *("" for _ in COUNTS), "")
+    counts = summary.get("counts")
+    cells = (cell(counts.get(column) if isinstance(counts, dict) else None) for column in COUNTS)
     started, outcome, release = (cell(summary.get(key)) for key in ("started_at", "outcome", "release_id"))
     return (run_id, started, outcome, *cells, release)
 
@@ -216,7 +215,7 @@ def runs_show(call: Call) -> None:
     summary = read_summary(folder / run_id / "summary.json")
     if summary is None:
         raise UsageError(f"{folder / run_id / 'summary.json'} is not readable as JSON: look at the file")
-    print_pairs([(key, cell(value)) for key, value in {"run_id": run_id, **summary}.items()])
+    print_pairs([(key, cell(value)) for key, value in summary.items() if value not in (None, [], {})])
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
@@ -231,8 +230,12 @@ def read_summary(path: Path) -> dict[str, Any] | None:
 def cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {cell(inner)}" for key, inner in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -14,6 +14,8 @@ from samestyle.errors import IntegrityError, UsageError
 
 VIEWS = ("image", "text", "fused")
 GOLDEN_COSINE = 0.9999
+# Photos a run of the graph: more fall out of the processor's cache (32: a fifth slower, 350 MB more).
+IMAGE_BATCH = 4
 
 
 class Graph:
@@ -93,7 +95,8 @@ class Encoder:
         """Return {view: (rows, dim) float32}, each row of length 1, or zero where its modality is missing.
 
         titles: one a row, None if missing. images: (image_size, image_size, 3) uint8 RGB as decode_image
-        gives them, None if missing. Each backbone runs at most once a row, whatever the views.
+        gives them, None if missing. Each backbone runs at most once a row, whatever the views, on at most
+        `batch_size` rows at once.
 
         Raises UsageError for an unknown view, a row with neither, lists of unequal length, a wrong image.
         """
@@ -105,7 +108,8 @@ class Encoder:
         text = np.zeros((len(titles), self._text.dim), np.float32)
         if "image" in views or "fused" in views:
             rows = [row for row, value in enumerate(images) if value is not None]
-            image[rows] = self._image.images([value for value in images if value is not None], batch_size)
+            present = [value for value in images if value is not None]
+            image[rows] = self._image.images(present, min(batch_size, IMAGE_BATCH))
         if "text" in views or "fused" in views:
             rows = [row for row, value in enumerate(titles) if value is not None]
             text[rows] = self._text.titles(

@@ -184,8 +184,8 @@ class Store(ABC):
         found = digest_file(path)
         if found != (ref.sha256, ref.bytes):
             raise IntegrityError(
-                f"{ref.key} of {self.uri} has sha256 {found[0]} and {found[1]} bytes, expected {ref.bytes}: it is "
-                "damaged and not opened; delete it and build again, or serve another release"
+                f"{ref.key} of {self.uri} has sha256 {found[0]} and {found[1]} bytes, expected {ref.bytes}: "
+                "it is damaged and not opened; delete it and build again, or serve another release"
             )
 
     def digest(self, key: str) -> tuple[str, int]:

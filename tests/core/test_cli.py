@@ -141,7 +141,7 @@ def write_run(root, run_id, text):
 
 def test_runs_are_listed_with_their_counts(samestyle, tmp_path):
     assert samestyle("runs", "list")[1].startswith("no runs in")
-    good = {"started_at": "2026-01-02", "outcome": "published", "read": 1234, "fresh": 34, "release_id": "r1"}
+    good = {"started_at": "2026-01-02", "outcome": "done", "counts": {"read": 1234}, "release_id": "r1"}
     write_run(tmp_path / "root", "b", json.dumps(good))
     write_run(tmp_path / "root", "a", json.dumps({**good, "started_at": "2026-01-03", "outcome": "refused"}))
     write_run(tmp_path / "root", "c", "{")
@@ -154,11 +154,15 @@ def test_runs_are_listed_with_their_counts(samestyle, tmp_path):
 
 def test_one_run_is_shown(samestyle, tmp_path):
     assert samestyle("runs", "show")[0] == 2
-    write_run(tmp_path / "root", "a", json.dumps({"outcome": "published", "read": 1234}))
+    write_run(
+        tmp_path / "root",
+        "a",
+        json.dumps({"run_id": "a", "error": None, "counts": {"read": 1234, "fresh": 5}}),
+    )
     assert (
         samestyle("runs", "show")[1]
         == samestyle("runs", "show", "a")[1]
-        == ("run_id   a\noutcome  published\nread     1,234\n")
+        == ("run_id  a\ncounts  read 1,234, fresh 5\n")
     )
     code, _, err = samestyle("runs", "show", "../../x")
     assert code == 2

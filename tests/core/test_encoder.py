@@ -234,7 +234,7 @@ import sys
 
 class Ban:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "transformers", "pyspark", "safetensors", "onnx", "pandas", "pyarrow"}:
+        if name.split(".")[0] in {"torch", "transformers", "pyspark", "onnx", "pandas", "pyarrow"}:
             raise ImportError(f"{name} is banned here")
 
 sys.meta_path.insert(0, Ban())
