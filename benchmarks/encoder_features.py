@@ -50,15 +50,11 @@ class Rows:
         table = pq.read_table(data / f"{dataset}.parquet", columns=["title", "image", "supplier_id", truth])
         groups = np.array([group or "" for group in table[truth].to_pylist()])
         part = table.filter(held_out(groups))
-        images = [
-            decode_image(data, DecodeLimits(), encoder.image_size) for data in part["image"].to_pylist()
-        ]
+        images = [decode_image(data, DecodeLimits(), encoder.image_size) for data in part["image"].to_pylist()]
         titles = [normalise_title(title) for title in part["title"].to_pylist()]
         start = time.perf_counter()
         self.vectors = encoder.encode(titles, images)
-        print(
-            f"{dataset}: {len(images) / (time.perf_counter() - start):.0f} products/s, one thread", flush=True
-        )
+        print(f"{dataset}: {len(images) / (time.perf_counter() - start):.0f} products/s, one thread", flush=True)
         self.groups = np.array(part[truth].to_pylist())
         self.suppliers = np.array(part["supplier_id"].to_pylist())
         self.photos = np.array([image_digest(data) for data in part["image"].to_pylist()])
@@ -82,9 +78,7 @@ def weighted(rows: Rows, image_weight: float) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the sets as Parquet files")
     parser.add_argument("--encoder", type=Path, help="exported encoder (default: export one)")
     arguments = parser.parse_args()

@@ -18,11 +18,19 @@ def run(spark: SparkSession, night: Night) -> None:
     for record in records:
         curve = measure_recall(night, record, vector_sampler, recall_measurer)
         ef = smallest_ef(curve, night.settings.modules[record["module"]].recall_target)
-        say(f"recall@{night.settings.evaluation.k} of {record['module']}/{record['view']}: {curve[ef].value:.4f} at ef {ef}")
+        say(
+            f"recall@{night.settings.evaluation.k} of {record['module']}/{record['view']}: {curve[ef].value:.4f} at ef {ef}"
+        )
         recall = {"k": night.settings.evaluation.k, **asdict(curve[ef])}
         points = [{"ef": e, "recall": point.value} for e, point in curve.items()]
         measured.append(
-            {"module": record["module"], "view": record["view"], "ef_search": ef, "recall": recall, "recall_curve": points}
+            {
+                "module": record["module"],
+                "view": record["view"],
+                "ef_search": ef,
+                "recall": recall,
+                "recall_curve": points,
+            }
         )
     styles = {view: asdict(share) for view, share in style_recall(night, records, candidate_finder).items()}
     night.run.write("evaluate_index", {"indexes": measured, "style_recall": styles})

@@ -21,7 +21,8 @@ def run(spark: SparkSession, night: Night) -> None:
     release = night.settings.release
     publish(night.store, manifest, release.channel, night.channel_named, night.force)
     night.run.write("publish", {"release_id": manifest.release_id, "channel": release.channel, "forced": night.force})
-    removed = collect_garbage(night.store, release.keep, dry_run=False, grace_s=3600 * release.grace_hours)
+    grace_s = 3600 * release.grace_hours
+    removed = collect_garbage(night.store, release.keep, False, grace_s, check=night.lease.check)
     say(f"kept the last {release.keep} releases, removed {len(removed.releases)} older ones")
 
 

@@ -42,9 +42,7 @@ class Call:
     def root(self) -> Path:
         """Folder of all that runs write. Raises UsageError where it is not set."""
         if self.settings.paths.root is None:
-            raise UsageError(
-                "paths.root is not set: add paths.root=FOLDER, or name a --settings file that has it"
-            )
+            raise UsageError("paths.root is not set: add paths.root=FOLDER, or name a --settings file that has it")
         return Path(self.settings.paths.root)
 
     @property
@@ -61,9 +59,7 @@ class Call:
             return self.arguments.id
         pointer = read_pointer(self.store, self.channel)
         if pointer is None:
-            raise UsageError(
-                f"channel {self.channel} of {self.store.uri} names no release yet: run the nightly job"
-            )
+            raise UsageError(f"channel {self.channel} of {self.store.uri} names no release yet: run the nightly job")
         return pointer.release_id
 
 
@@ -168,9 +164,7 @@ def releases_gc(call: Call) -> None:
     else:
         holder = Holder.of_this_process("releases-gc")
         with Lease.acquire(call.store, NIGHTLY, holder, call.settings.lock.lease_s) as lease:
-            garbage = collect_garbage(
-                call.store, release.keep, dry_run=False, grace_s=grace_s, check=lease.check
-            )
+            garbage = collect_garbage(call.store, release.keep, dry_run=False, grace_s=grace_s, check=lease.check)
     verb = "removed" if delete else "would remove"
     for release_id in garbage.releases:
         print(f"{verb} release {release_id}")
@@ -253,9 +247,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     right = [all(is_number(line[i]) for line in lines[1:]) for i in range(len(head))]
     for line in lines:
-        cells = (
-            text.rjust(w) if r else text.ljust(w) for text, w, r in zip(line, widths, right, strict=True)
-        )
+        cells = (text.rjust(w) if r else text.ljust(w) for text, w, r in zip(line, widths, right, strict=True))
         print("  ".join(cells).rstrip())
 
 
@@ -296,9 +288,7 @@ COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] =
 
 def make_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument(
-        "--env", choices=ENVIRONMENTS, help="which conf/<env>.yaml (default: SAMESTYLE_ENV, or demo)"
-    )
+    common.add_argument("--env", choices=ENVIRONMENTS, help="which conf/<env>.yaml (default: SAMESTYLE_ENV, or demo)")
     common.add_argument("--settings", metavar="FILE", help="a further settings file")
     common.add_argument("--channel", help="the channel (default: release.channel)")
     parser = argparse.ArgumentParser(
@@ -325,9 +315,7 @@ def add_own_arguments(command: argparse.ArgumentParser, group: str, name: str) -
     if name == "rollback":
         command.add_argument("--quick", action="store_true", help="compare sizes only, not every byte")
     if name == "gc":
-        command.add_argument(
-            "--delete", action="store_true", help="really remove; without it, say what would go"
-        )
+        command.add_argument("--delete", action="store_true", help="really remove; without it, say what would go")
 
 
 def call_from(argv: Sequence[str]) -> Call:

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: done, rows a second, rejects, time left. One line in a terminal, few in a log."""
+"""What a person sees while a stage runs: done, rows a second, rejects, time left. One line, redrawn."""
 
 import sys
 import threading

@@ -1,6 +1,6 @@
 """The settings, written out for people: conf/base.yaml and docs/settings.md, both made from the tree.
 
-    python -m samestyle.reference        writes both; a test compares them with the tree
+python -m samestyle.reference        writes both; a test compares them with the tree
 """
 
 import textwrap
@@ -22,8 +22,8 @@ BASE_HEAD = """\
 PAGE_HEAD = """\
 # Settings
 
-Every setting has its default in `conf/base.yaml`. Later layers win: `conf/base.yaml`, `conf/<env>.yaml`, a file given by
-`--settings FILE`, and `a.b=value` words on the command line:
+Every setting has its default in `conf/base.yaml`. Later layers win: `conf/base.yaml`, `conf/<env>.yaml`, a file given
+by `--settings FILE`, and `a.b=value` words on the command line:
 
     ./spark-submit.sh nightly --env prod catalogue.table=shop.items paths.root=/mnt/shared/samestyle
 
@@ -67,7 +67,7 @@ def module_lines(modules: dict[str, BaseModel], pad: str) -> Iterator[str]:
 
 
 def comment(text: str, pad: str) -> list[str]:
-    return textwrap.wrap(text, width=110 - len(pad), initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# ")
+    return textwrap.wrap(text, width=118 - len(pad), initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# ")
 
 
 def plain(value: Any) -> str:

@@ -1,9 +1,9 @@
 """A run: its id, its folder, what its stages hand to each other, and the summary that says how it ended.
 
-    <paths.root>/runs/<run_id>/start.json            what the run was started with
-    <paths.root>/runs/<run_id>/<stage>.json          what a stage found out, for the stages after it
-    <paths.root>/runs/<run_id>/summary.json          outcome and sums; there from the start, rewritten at the end
-    <paths.root>/runs/<run_id>/report.html
+<paths.root>/runs/<run_id>/start.json            what the run was started with
+<paths.root>/runs/<run_id>/<stage>.json          what a stage found out, for the stages after it
+<paths.root>/runs/<run_id>/summary.json          outcome and sums; there from the start, rewritten at the end
+<paths.root>/runs/<run_id>/report.html
 """
 
 import json
@@ -40,7 +40,9 @@ class RunFolder:
             partial.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
             partial.replace(target)
         except OSError as error:
-            raise InputError(f"cannot write {target}: {error.strerror}; check paths.root and its permissions") from error
+            raise InputError(
+                f"cannot write {target}: {error.strerror}; check paths.root and its permissions"
+            ) from error
 
     def read(self, name: str) -> dict[str, Any] | None:
         """What `<name>.json` says; None where it is not there."""
@@ -67,7 +69,13 @@ class RunFolder:
 
     def end(self, outcome: str, exit_code: int, error: str | None, facts: dict[str, Any] | None = None) -> None:
         """Write how it ended: some deploy modes lose a job's exit code, but not this file."""
-        ended = {"run_id": self.run_id, "outcome": outcome, "exit_code": exit_code, "error": error, "ended_at": now()}
+        ended = {
+            "run_id": self.run_id,
+            "outcome": outcome,
+            "exit_code": exit_code,
+            "error": error,
+            "ended_at": now(),
+        }
         self.write("summary", {**self.summary, **ended, **(facts or {})})
 
 

@@ -1,7 +1,7 @@
 """Settings: one frozen, typed tree, read on the driver only.
 
-Layers, later ones win: conf/base.yaml (every key, with its default), conf/<env>.yaml (differences only), a file named by
-`--settings`, and `a.b=value` words on the command line. What executors need travels in closures, never as this tree.
+Layers, later ones win: conf/base.yaml (every key, with its default), conf/<env>.yaml (differences only), a file named
+by `--settings`, and `a.b=value` words on the command line. What executors need travels in closures, never as this tree.
 """
 
 import difflib
@@ -46,12 +46,11 @@ class Catalogue(Section):
 
     table: str | None = Field(None, description="Name of a Spark catalogue table, for example shop.items.")
     path: str | None = Field(None, description="Folder or file of the catalogue, where it is no named table.")
-    format: Literal["delta", "parquet", "json", "csv"] = Field(
-        "parquet", description="Format of catalogue.path."
-    )
+    format: Literal["delta", "parquet", "json", "csv"] = Field("parquet", description="Format of catalogue.path.")
     columns: CatalogueColumns = Field(CatalogueColumns(), description="Our column names to the source's.")
     attributes: tuple[str, ...] = Field(
-        (), description="Further columns of the source that module filters and readers may use, such as price."
+        (),
+        description="Further columns of the source that module filters and readers may use, such as price.",
     )
     image_root: str | None = Field(
         None, description="Folder that relative image URIs start from; default: the catalogue's own folder."
@@ -103,9 +102,7 @@ class Demo(Section):
 class EncoderSettings(Section):
     """The encoder, and how it is run."""
 
-    path: str | None = Field(
-        None, description="Folder of an exported encoder; default: the one that set-up exported."
-    )
+    path: str | None = Field(None, description="Folder of an exported encoder; default: the one that set-up exported.")
     batch_size: int = Field(32, ge=1, description="Images or titles a forward pass.")
     threads: int = Field(1, ge=1, description="Threads a worker; one a core in use is fastest.")
 
@@ -136,7 +133,10 @@ class Embed(Section):
     max_title_chars: int = Field(512, ge=1, description="Titles are cut to this many characters.")
     backoff_hours: float = Field(12.0, ge=0, description="A transient failure is tried again after this many hours.")
     transient_max: float = Field(
-        0.2, ge=0, le=1, description="A wave with a larger share of transient failures stops the run (exit 5)."
+        0.2,
+        ge=0,
+        le=1,
+        description="A wave with a larger share of transient failures stops the run (exit 5).",
     )
 
 
@@ -145,7 +145,8 @@ class Module(Section):
 
     views: tuple[View, ...] = Field(("fused",), min_length=1, description="Which vectors are indexed.")
     where: str | None = Field(
-        None, description="Spark SQL over the items table and the attributes; items that fail it are left out."
+        None,
+        description="Spark SQL over the items table and the attributes; items that fail it are left out.",
     )
     scope: Literal["catalogue", "clicked_categories"] = Field(
         "catalogue", description="All items, or those of the leaf categories clicked within the window."
@@ -154,7 +155,8 @@ class Module(Section):
         "catalogue", description="Whose neighbours are listed: those of all items, or of the clicked ones."
     )
     shard_by: Literal["category"] | None = Field(
-        None, description="Keep each leaf category in shards of its own; otherwise contents are spread evenly."
+        None,
+        description="Keep each leaf category in shards of its own; otherwise contents are spread evenly.",
     )
     shard_rows: int = Field(1_000_000, ge=1, description="Nodes a shard.")
     m: int = Field(16, ge=2, le=256, description="Links a node and upper layer; twice as many on the lowest.")
@@ -198,7 +200,10 @@ class Preflight(Section):
     """Checks before anything is written, against what serves now."""
 
     shrink_max: float = Field(
-        0.3, ge=0, le=1, description="Largest share of the served items that may be missing from the catalogue."
+        0.3,
+        ge=0,
+        le=1,
+        description="Largest share of the served items that may be missing from the catalogue.",
     )
     duplicates_max: float = Field(0.1, ge=0, le=1, description="Largest share of rows that repeat an item_id.")
 
@@ -215,7 +220,10 @@ class Gate(Section):
     degraded_max: float = Field(0.2, ge=0, le=1, description="Largest share embedded without their broken photo.")
     stale_max: float = Field(0.2, ge=0, le=1, description="Largest share that serves its former content.")
     style_recall_min: float = Field(
-        0.0, ge=0, le=1, description="Lowest same-style R@1 of the fused view, where a style column is mapped."
+        0.0,
+        ge=0,
+        le=1,
+        description="Lowest same-style R@1 of the fused view, where a style column is mapped.",
     )
 
 
@@ -254,7 +262,9 @@ class Settings(Section):
     encoder: EncoderSettings = Field(EncoderSettings(), description="The encoder.")
     images: Images = Field(Images(), description="Fetching and decoding photos.")
     embed: Embed = Field(Embed(), description="The embedding job.")
-    modules: dict[str, Module] = Field(DEFAULT_MODULES, description="The modules, by name; a further block is a further one.")
+    modules: dict[str, Module] = Field(
+        DEFAULT_MODULES, description="The modules, by name; a further block is a further one."
+    )
     index: Index = Field(Index(), description="What all shards have in common.")
     evaluation: Evaluation = Field(Evaluation(), description="How a build is measured.")
     neighbours: Neighbours = Field(Neighbours(), description="The lists of neighbours.")
@@ -289,9 +299,7 @@ def conf_folder() -> Path:
     )
 
 
-def load_settings(
-    env: str | None = None, file: str | Path | None = None, overrides: Iterable[str] = ()
-) -> Settings:
+def load_settings(env: str | None = None, file: str | Path | None = None, overrides: Iterable[str] = ()) -> Settings:
     """Read all layers; `overrides` are words such as `demo.day=2`. Raises UsageError for whatever is wrong."""
     env = env or os.environ.get("SAMESTYLE_ENV") or "demo"
     if env not in ENVIRONMENTS:

@@ -33,7 +33,7 @@ def embed_udf(
     count(rows, rejected) is told of every Arrow batch: accumulators, for the driver's progress line.
     """
 
-    @pandas_udf(f"struct<{as_struct(OUTCOME)}>")
+    @pandas_udf(f"struct<{as_struct(OUTCOME)}>")  # type: ignore[call-overload]
     def embed(batches: Iterator[Columns]) -> Iterator[pd.DataFrame]:
         loaded = encoder.load(threads)
         for columns in batches:
@@ -54,7 +54,7 @@ def none_if_null(value: Any) -> Any:
 
 
 def outcome_frame(outcomes: list[Outcome], dim: int) -> pd.DataFrame:
-    """Outcomes as the columns of OUTCOME; vectors as Arrow lists over one flat buffer, twice as fast as lists of arrays."""
+    """Outcomes as the columns of OUTCOME; vectors as Arrow lists over one flat buffer, twice as fast as arrays."""
     frame = pd.DataFrame(
         {name: [getattr(o, name) for o in outcomes] for name in ("image_digest", "outcome", "reason", "detail")}
         | {"transient": [o.transient for o in outcomes]}

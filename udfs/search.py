@@ -20,7 +20,7 @@ ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 def vector_sampler(shards: dict[int, Shard], store: Store, dim: int, sample: int, seed: int) -> ArrowFunction:
     """For mapInArrow over rows of shard numbers: about `sample` vectors in all, each shard giving its share.
 
-    Small shards give a vector several times over, so that a small index is measured with as many queries as a large one.
+    Small shards give a vector several times over: a small index is measured with as many queries as a large one.
     """
     total = sum(shard.nodes for shard in shards.values())
 
@@ -75,9 +75,7 @@ def scores_batch(ef: int, scores: np.ndarray) -> pa.RecordBatch:
     )
 
 
-def candidate_finder(
-    shards: dict[int, Shard], store: Store, dim: int, k: int, ef: int | None
-) -> ArrowFunction:
+def candidate_finder(shards: dict[int, Shard], store: Store, dim: int, k: int, ef: int | None) -> ArrowFunction:
     """For mapInArrow over partitions of one shard: columns shard, query_id, vector -> each query's k best nodes' items.
 
     ef None means exact search. The item whose id is the query's is left out; k counts nodes besides its own.
@@ -112,5 +110,7 @@ def candidates_batch(shard: OpenShard, ids: pa.Array, labels: np.ndarray, scores
     frame = pd.DataFrame({"query_id": query_ids}).join(members)
     frame["score"] = np.repeat(scores.ravel(), counts).astype(np.float32)
     frame = frame[frame["query_id"] != frame["item_id"]]
-    schema = pa.schema([(n, pa.string()) for n in ("query_id", "item_id", "supplier_id", "category")] + [("score", pa.float32())])
+    schema = pa.schema(
+        [(n, pa.string()) for n in ("query_id", "item_id", "supplier_id", "category")] + [("score", pa.float32())]
+    )
     return pa.RecordBatch.from_pandas(frame, schema=schema, preserve_index=False)

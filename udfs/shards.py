@@ -1,4 +1,4 @@
-"""Build shards on executors: a task takes one shard's rows, builds it, hands it to the store and yields a row about it."""
+"""Build shards on executors: a task takes one shard's rows, builds it, hands it to the store and yields a row of it."""
 
 import json
 import tempfile

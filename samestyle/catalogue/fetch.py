@@ -226,9 +226,7 @@ def _split(uri: str) -> SplitResult:
     return parts
 
 
-def _request(
-    parts: SplitResult, policy: FetchPolicy, ends: float, opener: Opener
-) -> tuple[int, str | None, bytes]:
+def _request(parts: SplitResult, policy: FetchPolicy, ends: float, opener: Opener) -> tuple[int, str | None, bytes]:
     """Return the status, the Location header and, of status 200 only, the body."""
     connection, sock = _connection(parts, policy, ends, opener)
     try:

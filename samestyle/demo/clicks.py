@@ -60,13 +60,13 @@ def simulated_clicks(shelf: Shelf, seed: int, day: int) -> list[Click]:
     return clicks
 
 
-def _session(
-    wish: Listing, crowds: tuple[_Crowd, ...], rng: np.random.Generator, name: str, day: int
-) -> list[Click]:
+def _session(wish: Listing, crowds: tuple[_Crowd, ...], rng: np.random.Generator, name: str, day: int) -> list[Click]:
     query = _query(wish, rng) if rng.random() < 0.4 else None
     user = f"shopper-{int(rng.integers(10**6)):06d}"
     start = FIRST_DAY + timedelta(days=day - 1, seconds=int(rng.integers(80_000)))
-    steps = rng.choice(3, size=int(rng.integers(2, 9)), p=(STYLE_SHARE, CATEGORY_SHARE, 1 - STYLE_SHARE - CATEGORY_SHARE))
+    steps = rng.choice(
+        3, size=int(rng.integers(2, 9)), p=(STYLE_SHARE, CATEGORY_SHARE, 1 - STYLE_SHARE - CATEGORY_SHARE)
+    )
     times = np.cumsum(rng.integers(4, 120, len(steps)))
     picks = [crowds[step].pick(rng) for step in steps]
     return [

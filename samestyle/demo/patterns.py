@@ -106,7 +106,9 @@ def _flower(cloth: Cloth, x: float, y: float, size: float) -> None:
 def _floral(cloth: Cloth) -> None:
     for x, y in _grid(cloth.pitch * 1.5):
         shift = cloth.rng.uniform(-0.25, 0.25, 2) * cloth.pitch
-        _leaf(cloth, x + cloth.pitch * 0.6, y + cloth.pitch * 0.4, cloth.pitch * 0.5, cloth.rng.uniform(0, 360), 0x5E8C61)
+        _leaf(
+            cloth, x + cloth.pitch * 0.6, y + cloth.pitch * 0.4, cloth.pitch * 0.5, cloth.rng.uniform(0, 360), 0x5E8C61
+        )
         _flower(cloth, x + shift[0], y + shift[1], cloth.pitch * cloth.rng.uniform(0.2, 0.34))
 
 

@@ -15,7 +15,7 @@ from .shapes import LYING, Part, parts
 from .words import COLOURS
 
 # Part of every file name: raise it when the drawings change, so that old files are not taken for new ones.
-DRAWING = 1
+DRAWING = 4
 SUFFIX = {"gif": "gif", "rgba_png": "png", "huge": "png"}
 WOODS = (0xB98450, 0x8E5F3A, 0xD3A873, 0x6E4A33)
 # Pixels a unit of the small picture in which shadows are blurred.
@@ -60,7 +60,8 @@ def draw(photo: Photo) -> np.ndarray:
 @cache
 def typeface() -> skia.Typeface:
     """The font that comes with matplotlib: machines without any font draw the same letters."""
-    return skia.Typeface.MakeFromFile(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")))
+    font = Path(get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")
+    return skia.FontMgr.New_Custom_Empty().makeFromFile(str(font), 0)
 
 
 def _gradient(start: tuple[float, float], end: tuple[float, float], *stops: int) -> skia.Paint:
@@ -86,7 +87,7 @@ def _readable(ink: int, ground: int) -> int:
 
 def _light(part: Part) -> list[skia.Paint]:
     """The shading that makes a flat outline look like a body, for its bounding box."""
-    b = part.path.getBounds()
+    b = part.path.computeTightBounds()
     left, right, top, bottom = b.left(), b.right(), b.top(), b.bottom()
     x, y, size = (left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top, 1.0)
     dark, none, white = (lambda a: argb(0x10101C, a)), argb(WHITE, 0), (lambda a: argb(WHITE, a))
@@ -211,7 +212,7 @@ class _Scene:
             path = skia.Path()
             path.moveTo(*start)
             path.quadTo(*bend, *end)
-            vein = line(0x9A9CA4, self.rng.uniform(0.3, 1.6), 0.35)
+            vein = line(0xA8A9B0, self.rng.uniform(0.2, 0.9), 0.3)
             vein.setMaskFilter(skia.MaskFilter.MakeBlur(skia.kNormal_BlurStyle, 0.5))
             self.canvas.drawPath(path, vein)
 
@@ -219,10 +220,10 @@ class _Scene:
 
     def goods(self) -> None:
         by, rng = self.photo.supplier, self.rng
-        size = rng.uniform(0.74, 0.92) * (1.28 if rng.random() < 0.06 else 1.0)
+        size = rng.uniform(0.8, 0.98) * (1.28 if rng.random() < 0.06 else 1.0)
         tilt = rng.normal(0, by.tilt) if self.lying else rng.normal(0, by.tilt / 5)
         if self.photo.style.kind == "knife":
-            tilt -= 35
+            tilt, size = tilt - 35, size * 1.12
         x = self.width / 2 + rng.normal(0, 2.0)
         y = self.height / 2 if self.lying else max(self.height * 0.5, self.height * 0.9 - size * 44)
         mirrored = rng.random() < 0.35 and self.photo.style.kind not in ("clock", "watch")
@@ -268,7 +269,7 @@ class _Scene:
         )
 
     def _ground_shadow(self, surfaces: list[Part]) -> None:
-        bounds = [part.path.getBounds() for part in surfaces]
+        bounds = [part.path.computeTightBounds() for part in surfaces]
         low = max(b.bottom() for b in bounds)
         near = [b for b in bounds if b.bottom() > low - 12]
         left, right = min(b.left() for b in near), max(b.right() for b in near)
@@ -312,7 +313,7 @@ class _Scene:
         DRAWERS[style.pattern](Cloth(self.canvas, ink, mix(ink, ground, 0.5), pitch, rng))
 
     def _sheen(self, part: Part) -> None:
-        b = part.path.getBounds()
+        b = part.path.computeTightBounds()
         stops = [argb(WHITE, 0.55), argb(INK, 0.25), argb(WHITE, 0.45), argb(INK, 0.1), argb(WHITE, 0.4)]
         self.canvas.drawPaint(_gradient((b.left(), b.top()), (b.right(), b.bottom()), *stops))
 

@@ -97,7 +97,8 @@ def _mug(m: Mould) -> list[Part]:
     belly = m.between(-3, 7)
     body = (
         f"M {x - width} {top} C {x - width - belly} {top + 25} {x - foot - belly} 78 {x - foot} 88"
-        f" Q {x} {88 + lip * 2.2} {x + foot} 88 C {x + foot + belly} 78 {x + width + belly} {top + 25} {x + width} {top} Z"
+        f" Q {x} {88 + lip * 2.2} {x + foot} 88"
+        f" C {x + foot + belly} 78 {x + width + belly} {top + 25} {x + width} {top} Z"
     )
     return [
         Part(outline(handle), width=m.between(5, 8), light="round"),
@@ -135,7 +136,11 @@ def _teapot(m: Mould) -> list[Part]:
         Part(outline(m.pick(handle, handle, over)), m.pick("main", "wood"), width=m.between(4, 6), light="round"),
         Part(outline(spout), light="round"),
         Part(turned([(top, neck), (62, belly), (76, belly * 0.96), (90, foot)]), light="ball", patterned=True),
-        Part(outline(f"M {50 - neck} {top + 1} Q 50 {top - 16} {50 + neck} {top + 1} Q 50 {top + 6} {50 - neck} {top + 1} Z")),
+        Part(
+            outline(
+                f"M {50 - neck} {top + 1} Q 50 {top - 16} {50 + neck} {top + 1} Q 50 {top + 6} {50 - neck} {top + 1} Z"
+            )
+        ),
         Part(oval(50, top - 9, knob, knob), m.pick("main", "second", "wood"), light="ball"),
     ]
 
@@ -260,10 +265,10 @@ def _lamp(m: Mould) -> list[Part]:
     top, low, narrow, wide = m.between(8, 16), m.between(42, 52), m.between(12, 24), m.between(25, 36)
     belly, foot = m.between(3, 17), m.between(13, 19)
     at = m.between(62, 78)
-    base = turned([(low - 2, 2.4), (low + 8, max(2.6, belly * 0.5)), (at, belly), (86, max(4, belly * 0.6)), (91, foot)])
-    shade = (
-        f"M {50 - narrow} {top} L {50 + narrow} {top} L {50 + wide} {low} Q 50 {low + 5} {50 - wide} {low} Z"
+    base = turned(
+        [(low - 2, 2.4), (low + 8, max(2.6, belly * 0.5)), (at, belly), (86, max(4, belly * 0.6)), (91, foot)]
     )
+    shade = f"M {50 - narrow} {top} L {50 + narrow} {top} L {50 + wide} {low} Q 50 {low + 5} {50 - wide} {low} Z"
     on_shade = m.chance(0.5)
     return [
         Part(base, "second" if on_shade else "main", light="round", patterned=not on_shade),
@@ -303,11 +308,17 @@ def _bag(m: Mould) -> list[Part]:
     rise, corner = m.between(16, 30), m.between(2, 12)
     body = (
         f"M {50 - upper} {top} L {50 + upper} {top} L {50 + lower} {90 - corner}"
-        f" Q {50 + lower} 91 {50 + lower - corner} 91 L {50 - lower + corner} 91 Q {50 - lower} 91 {50 - lower} {90 - corner} Z"
+        f" Q {50 + lower} 91 {50 + lower - corner} 91 L {50 - lower + corner} 91"
+        f" Q {50 - lower} 91 {50 - lower} {90 - corner} Z"
     )
     grip = upper * m.between(0.4, 0.7)
-    handle = f"M {50 - grip} {top + 6} C {50 - grip} {top - rise * 1.3} {50 + grip} {top - rise * 1.3} {50 + grip} {top + 6}"
-    flap = f"M {50 - upper - 1} {top - 1} L {50 + upper + 1} {top - 1} L {50 + upper} {top + 18} Q 50 {top + 34} {50 - upper} {top + 18} Z"
+    handle = (
+        f"M {50 - grip} {top + 6} C {50 - grip} {top - rise * 1.3} {50 + grip} {top - rise * 1.3} {50 + grip} {top + 6}"
+    )
+    flap = (
+        f"M {50 - upper - 1} {top - 1} L {50 + upper + 1} {top - 1}"
+        f" L {50 + upper} {top + 18} Q 50 {top + 34} {50 - upper} {top + 18} Z"
+    )
     parts = [
         Part(outline(handle), m.pick("main", "wood", "dark"), width=m.between(2, 4.5), light="round"),
         Part(outline(body), patterned=True),
@@ -326,10 +337,12 @@ def _hat(m: Mould) -> list[Part]:
     y = 70
     dome = (
         f"M {50 - crown} {y} C {50 - crown} {top + 10} {50 - crown + 4} {top} {50 - 8} {top - 1}"
-        f" Q 50 {top + dent} 58 {top - 1} C {50 + crown - 4} {top} {50 + crown} {top + 10} {50 + crown} {y} Q 50 {y + 9} {50 - crown} {y} Z"
+        f" Q 50 {top + dent} 58 {top - 1} C {50 + crown - 4} {top} {50 + crown} {top + 10} {50 + crown} {y}"
+        f" Q 50 {y + 9} {50 - crown} {y} Z"
     )
     brim = (
-        f"M {50 - wide} {y + droop} Q {50 - wide / 2} {y - 7} 50 {y - 6} Q {50 + wide / 2} {y - 7} {50 + wide} {y + droop}"
+        f"M {50 - wide} {y + droop} Q {50 - wide / 2} {y - 7} 50 {y - 6}"
+        f" Q {50 + wide / 2} {y - 7} {50 + wide} {y + droop}"
         f" Q {50 + wide / 2} {y + 15} 50 {y + 15} Q {50 - wide / 2} {y + 15} {50 - wide} {y + droop} Z"
     )
     band = m.between(5, 10)
@@ -382,19 +395,31 @@ def _shoe(m: Mould) -> list[Part]:
     sole, tongue = m.between(5, 9), m.between(40, 48)
     upper = (
         f"M {heel} 84 Q {heel - 4} 66 {heel + 2} {collar + 4} Q {heel + 10} {collar + 9} {tongue - 8} {collar}"
-        f" L {tongue} {collar - 4} Q 62 {toe - 8} 76 {toe - 1} Q 96 {toe + 4} 95 84 Z"
+        f" L {tongue} {collar - 4} Q 60 {toe - 7} 76 {toe - 1} Q 97 {toe + 3} 95 84 Z"
+    )
+    opening = (
+        f"M {heel + 2} {collar + 5} Q {tongue / 2} {collar - 9} {tongue} {collar - 3} L {tongue - 8} {collar + 8} Z"
     )
     toe_cap = f"M 78 84 Q 76 {toe + 5} 82 {toe + 1} Q 96 {toe + 5} 95 84 Z"
-    base = f"M {heel - 2} 82 L 96 82 Q 98 {83 + sole} 92 {83 + sole} L {heel + 2} {83 + sole} Q {heel - 4} {83 + sole} {heel - 2} 82 Z"
+    base = (
+        f"M {heel - 2} 82 L 96 82 Q 98 {83 + sole} 92 {83 + sole}"
+        f" L {heel + 2} {83 + sole} Q {heel - 4} {83 + sole} {heel - 2} 82 Z"
+    )
     laces = [
         f"M {tongue + 1 + step * 6.5} {collar + 4 + step * 6} L {tongue - 6 + step * 6.5} {collar + 11 + step * 6}"
         for step in range(4)
     ]
-    heel_tab = f"M {heel} 84 Q {heel - 4} 66 {heel + 2} {collar + 4} L {heel + 9} {collar + 8} Q {heel + 7} 70 {heel + 12} 84 Z"
+    heel_tab = (
+        f"M {heel} 84 Q {heel - 4} 66 {heel + 2} {collar + 4}"
+        f" L {heel + 9} {collar + 8} Q {heel + 7} 70 {heel + 12} 84 Z"
+    )
     swoosh = m.pick(
-        f"M {heel + 14} 76 Q 50 76 66 {toe - 2}", f"M 40 82 L 52 {toe - 10} M 48 82 L 58 {toe - 6}", f"M {heel + 12} 72 L 74 78"
+        f"M {heel + 14} 76 Q 50 76 66 {toe - 2}",
+        f"M 40 82 L 52 {toe - 10} M 48 82 L 58 {toe - 6}",
+        f"M {heel + 12} 72 L 74 78",
     )
     return [
+        Part(outline(opening), "inside"),
         Part(outline(upper), light="flat", patterned=True),
         *([Part(outline(toe_cap), m.pick("light", "second"))] if m.chance(0.5) else []),
         *([Part(outline(heel_tab), "second")] if m.chance(0.6) else []),
@@ -413,13 +438,15 @@ def _shirt(m: Mould) -> list[Part]:
         f" L {50 + wide + flare} {hem} Q 50 {hem + 3} {50 - wide - flare} {hem} L {50 - wide} 40 L {50 - wide} 18 Z"
     )
     arms = [
-        f"M {50 + s * (wide - 7)} 15 Q {50 + s * (wide + 3)} 16 {50 + s * reach} {sleeve} L {50 + s * (reach - 12)} {sleeve + 6}"
+        f"M {50 + s * (wide - 7)} 15 Q {50 + s * (wide + 3)} 16 {50 + s * reach} {sleeve}"
+        f" L {50 + s * (reach - 12)} {sleeve + 6}"
         f" L {50 + s * (wide - 1)} 38 Z"
         for s in (-1, 1)
     ]
+    sleeves = m.pick("main", "main", "second")
     collar = f"M {50 - neck} 12 Q 50 {12 + cut} {50 + neck} 12"
     parts = [
-        *(Part(outline(arm), m.pick("main", "main", "second"), patterned=True) for arm in arms),
+        *(Part(outline(arm), sleeves, patterned=sleeves == "main") for arm in arms),
         Part(outline(f"M {50 - neck} 12 Q 50 8 {50 + neck} 12 Q 50 {12 + cut} {50 - neck} 12 Z"), "inside"),
         Part(outline(body), light="fold", patterned=True),
         Part(outline(collar), m.pick("main", "second"), width=2.2),
@@ -441,10 +468,13 @@ def _dress(m: Mould) -> list[Part]:
         f"M {50 - neck - 4} 8 L {50 - neck} 8 Q 50 {8 + cut * 1.6} {50 + neck} 8 L {50 + neck + 4} 8"
         f" Q {50 + neck + 4} 20 {50 + 17} 24 Q {50 + waist} 34 {50 + waist} {at}"
         f" Q {50 + waist + 6 + curve} {at + 14} {50 + hem} {low} Q 50 {low + 6} {50 - hem} {low}"
-        f" Q {50 - waist - 6 - curve} {at + 14} {50 - waist} {at} Q {50 - waist} 34 {50 - 17} 24 Q {50 - neck - 4} 20 {50 - neck - 4} 8 Z"
+        f" Q {50 - waist - 6 - curve} {at + 14} {50 - waist} {at}"
+        f" Q {50 - waist} 34 {50 - 17} 24 Q {50 - neck - 4} 20 {50 - neck - 4} 8 Z"
     )
     belt = box(50 - waist - 0.6, at - 2, 50 + waist + 0.6, at + 2.5, 0.8)
-    folds = [f"M {50 + x * waist / 12} {at + 5} Q {50 + x * 1.4} {at + 20} {50 + x * hem / 13} {low}" for x in (-7, 0, 7)]
+    folds = [
+        f"M {50 + x * waist / 12} {at + 5} Q {50 + x * 1.4} {at + 20} {50 + x * hem / 13} {low}" for x in (-7, 0, 7)
+    ]
     return [
         Part(outline(body), light="fold", patterned=True),
         *(Part(outline(fold), "seam", width=0.7) for fold in folds),

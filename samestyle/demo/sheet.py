@@ -41,8 +41,9 @@ def _cell(canvas: skia.Canvas, row: dict[str, object], root: Path) -> None:
     else:
         canvas.drawString("no picture", 60, 95, skia.Font(typeface(), 12), fill(0x999999))
     words = f"{row['title'] or '(no title)'}  €{row['price']:.2f}"
-    for number, text in enumerate(_wrapped(words, 30)[:3]):
-        canvas.drawString(text, 8, PICTURE + 24 + number * 14, skia.Font(typeface(), 9.5), fill(0x333338))
+    font = skia.Font(typeface(), 9.5)
+    for number, text in enumerate(_wrapped(words, font, CELL - 2 * MARGIN)[:3]):
+        canvas.drawString(text, 8, PICTURE + 24 + number * 14, font, fill(0x333338))
     canvas.drawRoundRect(frame, 8, 8, line(0xDDDDE2, 1))
 
 
@@ -54,10 +55,10 @@ def _picture(path: Path) -> skia.Image | None:
     return found.makeRasterImage() if found and max(found.width(), found.height()) < 4000 else None
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrapped(text: str, font: skia.Font, width: float) -> list[str]:
     lines = [""]
     for word in text.split(" "):
-        if len(lines[-1]) + len(word) >= width and lines[-1]:
+        if lines[-1] and font.measureText(f"{lines[-1]} {word}") > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines

@@ -56,7 +56,7 @@ def _worded(offer: Offer, seed: int) -> str:
         "selling": str(rng.choice(SELLING[by.language])),
     }
     # Nobody fills in every field every time.
-    said = [parts[slot] for slot in by.order if parts[slot] and (slot == "noun" or rng.random() < 0.85)]
+    said = [parts[slot] for slot in by.order if parts[slot] and (slot == "noun" or rng.random() < 0.92)]
     return _lettered(by.separator.join(said), by)
 
 

@@ -26,22 +26,22 @@ shirt   | Fashion/Clothing/Shirts    | fit | 0 1 2 3      | 22
 dress   | Fashion/Clothing/Dresses   | fit | 0 1 2 3      | 46
 """
 _NOUNS = """
-mug     | mug/coffee cup/tea mug/beaker            | Tasse/Kaffeebecher    | mugg          | taza             | tasse/mug
-plate   | plate/dinner plate/serving dish          | Teller/Speiseteller   | tallrik       | plato            | assiette
-teapot  | teapot/tea pot/tea kettle                | Teekanne/Kanne        | tekanna       | tetera           | théière
-bottle  | bottle/water bottle/flask/thermos        | Trinkflasche/Flasche  | flaska        | botella          | gourde
-knife   | knife/kitchen knife/chef's knife/blade   | Messer/Küchenmesser   | kniv          | cuchillo         | couteau
-vase    | vase/flower vase/decorative jar          | Vase/Blumenvase       | vas           | jarrón           | vase
-clock   | wall clock/clock/silent clock            | Wanduhr/Uhr           | väggklocka    | reloj de pared   | horloge
-cushion | cushion/throw pillow/sofa cushion        | Kissen/Zierkissen     | kudde         | cojín            | coussin
-lamp    | table lamp/lamp/bedside light/desk light | Tischlampe/Leuchte    | bordslampa    | lámpara          | lampe
-chair   | chair/dining chair/side chair/seat       | Stuhl/Esszimmerstuhl  | stol          | silla            | chaise
-bag     | bag/handbag/tote/shopper                 | Tasche/Handtasche     | väska         | bolso            | sac à main
-hat     | hat/sun hat/brimmed hat                  | Hut/Sonnenhut         | hatt          | sombrero         | chapeau
-watch   | watch/wrist watch/timepiece              | Armbanduhr/Uhr        | armbandsur    | reloj            | montre
-shoe    | sneaker/trainers/shoes/casual shoe       | Sneaker/Turnschuh     | sneakers/skor | zapatillas       | baskets
-shirt   | shirt/t-shirt/tee/top                    | T-Shirt/Hemd          | tröja         | camiseta         | tee-shirt
-dress   | dress/summer dress/midi dress            | Kleid/Sommerkleid     | klänning      | vestido          | robe
+mug | mug/coffee cup/tea mug/beaker | Tasse/Kaffeebecher | mugg | taza | tasse/mug
+plate | plate/dinner plate/serving dish | Teller/Speiseteller | tallrik | plato | assiette
+teapot | teapot/tea pot/tea kettle | Teekanne/Kanne | tekanna | tetera | théière
+bottle | bottle/water bottle/flask/thermos | Trinkflasche/Flasche | flaska | botella | gourde
+knife | knife/kitchen knife/chef's knife/blade | Messer/Küchenmesser | kniv | cuchillo | couteau
+vase | vase/flower vase/decorative jar | Vase/Blumenvase | vas | jarrón | vase
+clock | wall clock/clock/silent clock | Wanduhr/Uhr | väggklocka | reloj de pared | horloge
+cushion | cushion/throw pillow/sofa cushion | Kissen/Zierkissen | kudde | cojín | coussin
+lamp | table lamp/lamp/bedside light/desk light | Tischlampe/Leuchte | bordslampa | lámpara | lampe
+chair | chair/dining chair/side chair/seat | Stuhl/Esszimmerstuhl | stol | silla | chaise
+bag | bag/handbag/tote/shopper | Tasche/Handtasche | väska | bolso | sac à main
+hat | hat/sun hat/brimmed hat | Hut/Sonnenhut | hatt | sombrero | chapeau
+watch | watch/wrist watch/timepiece | Armbanduhr/Uhr | armbandsur | reloj | montre
+shoe | sneaker/trainers/shoes/casual shoe | Sneaker/Turnschuh | sneakers/skor | zapatillas | baskets
+shirt | shirt/t-shirt/tee/top | T-Shirt/Hemd | tröja | camiseta | tee-shirt
+dress | dress/summer dress/midi dress | Kleid/Sommerkleid | klänning | vestido | robe
 """
 _TRAITS = """
 mug     | ceramic porcelain stoneware enamel | large handle/dishwasher safe/hand glazed/stackable
@@ -128,10 +128,11 @@ SELLING = {
     "es": ("nuevo", "envío gratis", "regalo original", "moderno", "oferta"),
     "fr": ("nouveau", "livraison gratuite", "idée cadeau", "moderne", "promo"),
 }
-COLLECTIONS = tuple(
-    "Alma Fjord Luna Nora Siena Oslo Kyoto Vega Terra Isla Bruno Mira Sol Hygge Porto Capri Lund Aster Wren Juno"
-    " Cleo Otto Pia Rio Tilda Nest Arden Coco Dune Ember Flint Haven Indie Linnea Marlow Petra Quinn Runa".split()
-)
+_COLLECTIONS = """
+Alma Fjord Luna Nora Siena Oslo Kyoto Vega Terra Isla Bruno Mira Sol Hygge Porto Capri Lund Aster Wren Juno Cleo Otto
+Pia Rio Tilda Nest Arden Coco Dune Ember Flint Haven Indie Linnea Marlow Petra Quinn Runa
+"""
+COLLECTIONS = tuple(_COLLECTIONS.split())
 
 
 def _rows(table: str) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""From a content, title and photo as they are, to its outcome: vectors, or the reason why not. One bad row costs one row."""
+"""From a content, title and photo as they are, to its outcome: vectors, or the reason why not. A bad row costs a row."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,9 +43,7 @@ def embed_contents(
     """Outcomes in the order of the contents; photos are fetched and decoded ahead of the encoder."""
     with ThreadPoolExecutor(FETCHES) as pool:
         for batch in batches(contents, batch_size):
-            outcomes = list(
-                pool.map(lambda content: prepare(content, policy, limits, encoder.image_size), batch)
-            )
+            outcomes = list(pool.map(lambda content: prepare(content, policy, limits, encoder.image_size), batch))
             encode(batch, outcomes, encoder)
             yield from outcomes
 

@@ -67,11 +67,7 @@ def export_late_fusion(folder: Path, image_size: int = IMAGE_SIZE) -> str:
     encoder_id = identity_digest(identity)
     if _is_complete(folder, encoder_id):
         return encoder_id
-    if (
-        folder.exists()
-        and not (folder / MANIFEST).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} holds something else than an encoder: name an empty or a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -237,9 +233,7 @@ def _card(identity: dict[str, Any], fitted_on: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m samestyle.encoder.export", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--image-size", type=int, default=IMAGE_SIZE, help="pixels a side (default: %(default)s)"
-    )
+    parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="pixels a side (default: %(default)s)")
     arguments = parser.parse_args()
     try:
         encoder_id = export_late_fusion(arguments.folder, arguments.image_size)

@@ -41,9 +41,7 @@ class EncoderFiles:
     def path(self, name: str) -> Path:
         """Path of a file that encoder.json lists, and `open` has verified."""
         if name not in self.manifest["files"]:
-            raise IntegrityError(
-                f"{self.folder} does not list {name} in {MANIFEST}; export the encoder again"
-            )
+            raise IntegrityError(f"{self.folder} does not list {name} in {MANIFEST}; export the encoder again")
         return self.folder / name
 
     def _check_identity(self) -> None:
@@ -55,9 +53,7 @@ class EncoderFiles:
             )
         missing = sorted(set(REQUIRED_FILES) - set(self.manifest["files"]))
         if missing:
-            raise IntegrityError(
-                f"{self.folder / MANIFEST} lists no {', '.join(missing)}; export the encoder again"
-            )
+            raise IntegrityError(f"{self.folder / MANIFEST} lists no {', '.join(missing)}; export the encoder again")
 
     def _check_file(self, name: str, wanted: str) -> None:
         relative = PurePosixPath(name)
@@ -67,8 +63,7 @@ class EncoderFiles:
         found = file_digest(path) if path.is_file() else "no file"
         if found != wanted:
             raise IntegrityError(
-                f"{path} is damaged: sha256 expected {wanted}, found {found}; "
-                "fetch or export the encoder again"
+                f"{path} is damaged: sha256 expected {wanted}, found {found}; fetch or export the encoder again"
             )
 
 
@@ -81,10 +76,7 @@ def identity_digest(identity: dict[str, Any]) -> str:
 def write_manifest(folder: Path, identity: dict[str, Any], about: dict[str, Any]) -> str:
     """Write encoder.json over all files that lie in `folder`, and return the encoder_id."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {
-        name: {"sha256": file_digest(folder / name), "bytes": (folder / name).stat().st_size}
-        for name in names
-    }
+    files = {name: {"sha256": file_digest(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
     manifest = {
         "format_version": FORMAT_VERSION,
         "encoder_id": identity_digest(identity),
@@ -109,9 +101,5 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if version == FORMAT_VERSION:
             return {key: manifest[key] for key in ("encoder_id", "identity", "files")} | manifest
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(
-            f"{path} cannot be read ({error!r}); fetch or export the encoder again"
-        ) from error
-    raise IntegrityError(
-        f"{path} has format_version {version}, this version reads {FORMAT_VERSION}; update samestyle"
-    )
+        raise IntegrityError(f"{path} cannot be read ({error!r}); fetch or export the encoder again") from error
+    raise IntegrityError(f"{path} has format_version {version}, this version reads {FORMAT_VERSION}; update samestyle")

@@ -56,9 +56,7 @@ def read_sources(data: Path) -> Iterator[Source]:
             raise UsageError(f"no {path}: --data must hold {name}.parquet")
         table = pq.read_table(path, columns=["image", "title", "group_id"])
         groups = np.array([group or f"row {row}" for row, group in enumerate(table["group_id"].to_pylist())])
-        rows = _sample(
-            np.arange(len(groups)) if name == "retail_demo_store" else np.flatnonzero(~held_out(groups))
-        )
+        rows = _sample(np.arange(len(groups)) if name == "retail_demo_store" else np.flatnonzero(~held_out(groups)))
         part = table.take(rows)
         yield Source(name, part["image"].to_pylist(), part["title"].to_pylist())
     yield _demo_source()
@@ -112,18 +110,14 @@ def _feature_graphs(folder: Path) -> tuple[Graph, Graph]:
     from samestyle.encoder.backbones import ImageFeatures, TextFeatures
 
     sources = Sources.find()
-    write_image_graph(
-        ImageFeatures.load(sources.image_weights, IMAGE_SIZE), IMAGE_SIZE, folder / "image.onnx"
-    )
+    write_image_graph(ImageFeatures.load(sources.image_weights, IMAGE_SIZE), IMAGE_SIZE, folder / "image.onnx")
     write_text_graph(TextFeatures.load(sources.text_weights.parent), folder / "text.onnx")
     return Graph.load(folder / "image.onnx"), Graph.load(folder / "text.onnx")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m samestyle.encoder.fit", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with the catalogues as Parquet files"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with the catalogues as Parquet files")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     arguments = parser.parse_args()
     try:

@@ -47,9 +47,7 @@ def image_batches(images: Sequence[np.ndarray], batch_size: int) -> Iterator[tup
 def check_inputs(titles: Sequence[str | None], images: Sequence[np.ndarray | None], size: int) -> None:
     """Raise UsageError unless every row has a title or a (size, size, 3) uint8 image, or both."""
     if len(titles) != len(images):
-        raise UsageError(
-            f"{len(titles)} titles and {len(images)} images: pass one of each a row, None if missing"
-        )
+        raise UsageError(f"{len(titles)} titles and {len(images)} images: pass one of each a row, None if missing")
     for row, (title, image) in enumerate(zip(titles, images, strict=True)):
         if title is None and image is None:
             raise UsageError(f"row {row} has neither title nor image: leave it out, it has no direction")

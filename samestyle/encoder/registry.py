@@ -17,7 +17,7 @@ CURRENT = "encoders/current"
 
 @dataclass(frozen=True)
 class EncoderReference:
-    """An encoder by its id: what travels to executors, where `load` fetches it once a host and opens it once a worker."""
+    """An encoder by its id: it travels to executors, where `load` fetches it once a host and opens it once a worker."""
 
     store: Store
     encoder_id: str
@@ -51,9 +51,7 @@ def current_encoder(store: Store, exported: Path) -> EncoderReference:
     named = store.find(CURRENT)
     if named is None:
         if not (exported / "encoder.json").is_file():
-            raise UsageError(
-                f"no encoder in {store.uri}, and none at {exported}: run ./spark-submit.sh setup"
-            )
+            raise UsageError(f"no encoder in {store.uri}, and none at {exported}: run ./spark-submit.sh setup")
         encoder_id = register(store, exported)
         store.swap(CURRENT, None, json.dumps({"encoder_id": encoder_id}).encode())
         return EncoderReference(store, encoder_id)
@@ -90,7 +88,5 @@ def private_folder() -> Path:
     folder.mkdir(exist_ok=True)
     owner = folder.parent.stat().st_uid
     if owner != os.getuid():
-        raise IntegrityError(
-            f"{folder.parent} belongs to user {owner}, not to {os.getuid()}: remove it or set TMPDIR"
-        )
+        raise IntegrityError(f"{folder.parent} belongs to user {owner}, not to {os.getuid()}: remove it or set TMPDIR")
     return folder

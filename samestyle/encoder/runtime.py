@@ -62,9 +62,7 @@ class Encoder:
 
     views = VIEWS
 
-    def __init__(
-        self, encoder_id: str, image: Graph, text: Graph, tokenizer: Tokenizer, image_size: int
-    ) -> None:
+    def __init__(self, encoder_id: str, image: Graph, text: Graph, tokenizer: Tokenizer, image_size: int) -> None:
         self.encoder_id = encoder_id
         self.image_size = image_size
         self.dim = image.dim + text.dim

@@ -52,12 +52,9 @@ def from_bytes(data: bytes) -> dict[str, Transform]:
     try:
         tensors = load(data)
         return {
-            side: Transform(*(tensors[f"{side}.{name}"] for name in ("mean", "components", "scales")))
-            for side in SIDES
+            side: Transform(*(tensors[f"{side}.{name}"] for name in ("mean", "components", "scales"))) for side in SIDES
         }
-    except (
-        Exception
-    ) as error:  # safetensors raises its own class, and KeyError and ValueError for foreign content
+    except Exception as error:  # safetensors raises its own class, and KeyError and ValueError for foreign content
         raise IntegrityError(
             f"not a transform of this project ({error!r}); expected safetensors with mean, components "
             f"and scales of {' and '.join(SIDES)}: fit one with python -m samestyle.encoder.fit"

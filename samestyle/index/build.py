@@ -35,9 +35,9 @@ def build_shard(
 ) -> BuiltShard:
     """Stream rows into a graph and its item file.
 
-    batches: one row an item, ordered by (label, item_id). `vector` (float32 list, `dim` long) is set on the first row of
-    each label and null on the rest; the other columns go to the item file as they are. Labels are 0..nodes-1 in the order
-    of insertion, which the caller has shuffled with a seed.
+    batches: one row an item, ordered by (label, item_id). `vector` (float32 list, `dim` long) is set on the first row
+    of each label and null on the rest; the other columns go to the item file as they are. Labels are 0..nodes-1 in the
+    order of insertion, which the caller has shuffled with a seed.
     Raises VectorError for a vector that is not finite, not of unit length or of another dimension; IntegrityError where
     the written file does not hold what was inserted (hnswlib itself is silent about a full disk).
     """
@@ -90,7 +90,9 @@ def unit_vectors(batch: pa.RecordBatch, dim: int) -> np.ndarray:
     ids = batch.column("item_id")
     if (lengths != dim).any():
         row = int(np.argmax(lengths != dim))
-        raise VectorError(f"vector of item {ids[row]} has {lengths[row]} numbers, the index {dim}: one encoder an index")
+        raise VectorError(
+            f"vector of item {ids[row]} has {lengths[row]} numbers, the index {dim}: one encoder an index"
+        )
     vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, dim)
     vectors = np.ascontiguousarray(vectors)
     norms = np.linalg.norm(vectors, axis=1)

@@ -1,6 +1,6 @@
 """Nodes: what a graph holds. One node stands for all items whose vector is made of the same parts.
 
-Exact copies inside a graph cost recall and make vectors that cannot find themselves, so they are one node with many members.
+Exact copies inside a graph cost recall and make vectors that cannot find themselves: they are one node, many members.
 """
 
 from dataclasses import dataclass

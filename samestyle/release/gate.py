@@ -23,15 +23,11 @@ def failures(results: tuple[GateResult, ...]) -> list[GateResult]:
 
 
 def at_least(rule: str, value: float, limit: float, what: str, remedy: str) -> GateResult:
-    return judged(
-        rule, value >= limit, value, limit, f"{what} is {number(value)}, at least {number(limit)}", remedy
-    )
+    return judged(rule, value >= limit, value, limit, f"{what} is {number(value)}, at least {number(limit)}", remedy)
 
 
 def at_most(rule: str, value: float, limit: float, what: str, remedy: str) -> GateResult:
-    return judged(
-        rule, value <= limit, value, limit, f"{what} is {number(value)}, at most {number(limit)}", remedy
-    )
+    return judged(rule, value <= limit, value, limit, f"{what} is {number(value)}, at most {number(limit)}", remedy)
 
 
 def judged(rule: str, passed: bool, value: float, limit: float, finding: str, remedy: str) -> GateResult:
@@ -123,9 +119,7 @@ def outcome_shares(manifest: Manifest, parent: Manifest | None, limits: "Gate") 
     ):
         count = manifest.ledger.get(state, 0)
         share = count / read if read else 0.0
-        yield at_most(
-            state, share, limit, f"{count:,} of {read:,} catalogue rows are {state}; their share", remedy
-        )
+        yield at_most(state, share, limit, f"{count:,} of {read:,} catalogue rows are {state}; their share", remedy)
 
 
 def ledger_sums(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:

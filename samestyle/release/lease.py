@@ -78,9 +78,7 @@ class Lease:
     `token` is larger than that of every holder before. `taken_over`: whose lease ended, and why, or None.
     """
 
-    def __init__(
-        self, store: Store, key: str, state: LeaseState, lease_s: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, key: str, state: LeaseState, lease_s: float, clock: Callable[[], float]) -> None:
         self.store, self.key, self.lease_s, self.clock = store, key, lease_s, clock
         self.state = state
         self.taken_over: str | None = None

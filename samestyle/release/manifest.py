@@ -61,13 +61,9 @@ class Recall:
     queries: int
 
     def __post_init__(self) -> None:
-        require(
-            self.k >= 1 and self.queries >= 1, "recall k and queries", (self.k, self.queries), "at least 1"
-        )
+        require(self.k >= 1 and self.queries >= 1, "recall k and queries", (self.k, self.queries), "at least 1")
         bounds = (self.low, self.value, self.high)
-        require(
-            0 <= bounds[0] <= bounds[1] <= bounds[2] <= 1, "recall low, value, high", bounds, "0 to 1, rising"
-        )
+        require(0 <= bounds[0] <= bounds[1] <= bounds[2] <= 1, "recall low, value, high", bounds, "0 to 1, rising")
 
 
 @dataclass(frozen=True)
@@ -141,9 +137,7 @@ class Shard:
         require(1 <= self.nodes <= MAX_NODES, f"shard {self.shard} nodes", self.nodes, f"1 to {MAX_NODES}")
         require(0 <= self.items <= MAX_NODES, f"shard {self.shard} items", self.items, f"0 to {MAX_NODES}")
         require(0 <= self.dead_share <= 1, f"shard {self.shard} dead_share", self.dead_share, "0 to 1")
-        require(
-            0 <= self.orphans <= self.nodes, f"shard {self.shard} orphans", self.orphans, f"0 to {self.nodes}"
-        )
+        require(0 <= self.orphans <= self.nodes, f"shard {self.shard} orphans", self.orphans, f"0 to {self.nodes}")
 
 
 @dataclass(frozen=True)
@@ -279,9 +273,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        require(
-            self.format_version == FORMAT_VERSION, "format_version", self.format_version, str(FORMAT_VERSION)
-        )
+        require(self.format_version == FORMAT_VERSION, "format_version", self.format_version, str(FORMAT_VERSION))
         require_name("release_id", self.release_id)
         require_name("run_id", self.run_id)
         if self.parent is not None:
@@ -321,17 +313,13 @@ class Manifest:
 
     def objects(self) -> dict[str, ObjectRef]:
         """Every object that the release needs, by key."""
-        refs = [
-            ref for index in self.indexes for shard in index.shards for ref in (shard.graph, shard.items_file)
-        ]
+        refs = [ref for index in self.indexes for shard in index.shards for ref in (shard.graph, shard.items_file)]
         refs += [*self.encoder.files.values(), *(self.display or {}).values()]
         return {ref.key: ref for ref in refs}
 
     def to_json(self) -> bytes:
         """Readable, the same bytes for the same manifest."""
-        text = json.dumps(
-            dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
-        )
+        text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return text.encode() + b"\n"
 
     @classmethod
@@ -375,9 +363,7 @@ def require_path(field: str, value: str) -> None:
     try:
         check_key(value)
     except UsageError as error:
-        raise IntegrityError(
-            f"manifest: {field} is {shown(value)}, which is no safe file name: {error}"
-        ) from error
+        raise IntegrityError(f"manifest: {field} is {shown(value)}, which is no safe file name: {error}") from error
 
 
 def decode(kind: Any, value: Any, field: str) -> Any:

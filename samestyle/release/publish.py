@@ -55,9 +55,7 @@ def publish(
     verify_release(store, manifest, deep=deep)
     if store.find(manifest_key(manifest.release_id)) != data:
         store.swap(manifest_key(manifest.release_id), None, data)
-    new = moved(
-        pointer, "publish", manifest.release_id, digest(data), pointer.release_id if pointer else None
-    )
+    new = moved(pointer, "publish", manifest.release_id, digest(data), pointer.release_id if pointer else None)
     store.swap(key, before, new.to_json())
     return new
 
@@ -65,9 +63,7 @@ def publish(
 def judge(manifest: Manifest, force_reason: str | None) -> Manifest:
     """The manifest as it may be published, the reason recorded where one was needed. Raises RefusedError."""
     if not manifest.gate:
-        raise RefusedError(
-            f"release {manifest.release_id} has no gate results: run the gate before publishing"
-        )
+        raise RefusedError(f"release {manifest.release_id} has no gate results: run the gate before publishing")
     failed = failures(manifest.gate)
     if not failed:
         return manifest
@@ -89,9 +85,7 @@ def require_parent(channel: str, pointer: Pointer | None, expected: str | None) 
         )
 
 
-def moved(
-    pointer: Pointer | None, action: str, release_id: str, sha256: str, previous: str | None
-) -> Pointer:
+def moved(pointer: Pointer | None, action: str, release_id: str, sha256: str, previous: str | None) -> Pointer:
     """The channel after a move, which is recorded."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     history = (*(pointer.history if pointer else ()), Change(action, release_id, sha256, now))
@@ -168,20 +162,14 @@ def find_damage(store: Store, manifest: Manifest, deep: bool) -> Iterator[str]:
 
 def verify_release(store: Store, release: str | Manifest, deep: bool = True) -> Verified:
     """Compare every object of a release with its manifest. Raises IntegrityError listing what is wrong."""
-    manifest = (
-        release
-        if isinstance(release, Manifest)
-        else load_manifest(store, release, known_digest(store, release))
-    )
+    manifest = release if isinstance(release, Manifest) else load_manifest(store, release, known_digest(store, release))
     refs: list[ObjectRef] = list(manifest.objects().values())
     damage = list(find_damage(store, manifest, deep))
     if damage:
         more = f"\n  and {len(damage) - 20} more" if len(damage) > 20 else ""
         raise IntegrityError(
             f"release {manifest.release_id} is damaged in {len(damage)} of {len(refs)} objects: "
-            f"delete those files and build again, or serve another release\n  "
-            + "\n  ".join(damage[:20])
-            + more
+            f"delete those files and build again, or serve another release\n  " + "\n  ".join(damage[:20]) + more
         )
     return Verified(len(refs), sum(ref.bytes for ref in refs), deep)
 

@@ -46,9 +46,7 @@ def collect_garbage(
     kept = kept_releases(store, manifests, keep, before)
     needed = {key for release_id in kept for key in manifests[release_id].objects()}
     objects = {
-        key: store.size(key)
-        for key in store.list("objects/")
-        if key not in needed and store.modified_at(key) < before
+        key: store.size(key) for key in store.list("objects/") if key not in needed and store.modified_at(key) < before
     }
     releases = tuple(sorted(set(manifests) - kept))
     if dry_run:

@@ -214,9 +214,7 @@ class Store(ABC):
     def put_folder(self, folder: str | Path) -> dict[str, ObjectRef]:
         """Store every file below a folder as an object; returns them by their paths below it."""
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return {
-            path.relative_to(folder).as_posix(): self.put_object(path, known_suffix(path)) for path in files
-        }
+        return {path.relative_to(folder).as_posix(): self.put_object(path, known_suffix(path)) for path in files}
 
 
 class LocalStore(Store):
@@ -290,11 +288,7 @@ class LocalStore(Store):
                 self.put(key, new)
 
     def sweep(self, before: float) -> int:
-        old = [
-            path
-            for path in self.root.rglob(f"{TEMPORARY}*")
-            if path.is_file() and path.stat().st_mtime < before
-        ]
+        old = [path for path in self.root.rglob(f"{TEMPORARY}*") if path.is_file() and path.stat().st_mtime < before]
         for path in old:
             with reporting(path):
                 path.unlink(missing_ok=True)
@@ -371,9 +365,7 @@ def open_store(uri: str | Path) -> Store:
     if not scheme:
         return LocalStore(text)
     if scheme != "file":
-        raise UsageError(
-            f"{text}: stores of kind {scheme}:// are not supported yet, only local paths and file://"
-        )
+        raise UsageError(f"{text}: stores of kind {scheme}:// are not supported yet, only local paths and file://")
     parts = urlsplit(text)
     if parts.netloc not in ("", "localhost"):
         raise UsageError(f"{text} names the host {parts.netloc!r}: write file:///path with three slashes")

@@ -45,7 +45,9 @@ def published_line(summary: dict[str, Any]) -> str:
     ]
     styles = summary["same_style_r1"]
     if styles:
-        parts.append("same-style R@1 " + " ".join(f"{view} {value:.3f}" for view, value in sorted(styles.items(), reverse=True)))
+        parts.append(
+            "same-style R@1 " + " ".join(f"{view} {value:.3f}" for view, value in sorted(styles.items(), reverse=True))
+        )
     return f"published release {summary['release_id']}: " + ", ".join(parts)
 
 

@@ -27,9 +27,7 @@ class Cache:
     def download(self, ref: ObjectRef, path: Path) -> None:
         stored = self.store.size(ref.key)
         if stored != ref.bytes:
-            raise IntegrityError(
-                f"{ref.key} has {stored} bytes in {self.store.uri}, the manifest says {ref.bytes}"
-            )
+            raise IntegrityError(f"{ref.key} has {stored} bytes in {self.store.uri}, the manifest says {ref.bytes}")
         temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             with reporting(path):

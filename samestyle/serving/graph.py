@@ -55,9 +55,7 @@ def check_header(path: Path, index: Index, shard: Shard, name: str) -> None:
         if found != wanted:
             raise IntegrityError(f"{name}: {field} in the file is {found}, the manifest says {wanted}")
     if entry >= nodes or not 0 <= level < 64:
-        raise IntegrityError(
-            f"{name}: entry point {entry} on level {level}, expected one of {nodes} nodes below 64"
-        )
+        raise IntegrityError(f"{name}: entry point {entry} on level {level}, expected one of {nodes} nodes below 64")
 
 
 def check_links(path: Path, shard: Shard, name: str) -> None:
@@ -81,9 +79,7 @@ def require_links(links: np.ndarray, nodes: int, name: str) -> None:
     most = links.shape[1] - 1
     used = np.arange(most) < counts[:, None]
     if counts.max(initial=0) > most or (links[:, 1:][used] >= nodes).any():
-        raise IntegrityError(
-            f"{name}: a link leads outside, expected at most {most} links below {nodes} each"
-        )
+        raise IntegrityError(f"{name}: a link leads outside, expected at most {most} links below {nodes} each")
 
 
 def check_upper_links(data: bytes, level0_bytes: int, nodes: int, name: str) -> None:
@@ -106,9 +102,7 @@ def check_upper_links(data: bytes, level0_bytes: int, nodes: int, name: str) -> 
 def check_labels(graph: hnswlib.Index, shard: Shard, name: str) -> None:
     labels = np.sort(np.asarray(graph.get_ids_list(), dtype=np.int64))
     if not np.array_equal(labels, np.arange(shard.nodes)):
-        raise IntegrityError(
-            f"{name}: labels are {labels[:3]} to {labels[-3:]}, expected 0 to {shard.nodes - 1}"
-        )
+        raise IntegrityError(f"{name}: labels are {labels[:3]} to {labels[-3:]}, expected 0 to {shard.nodes - 1}")
 
 
 def check_vectors(graph: hnswlib.Index, shard: Shard, name: str) -> None:

@@ -63,9 +63,7 @@ class ItemFile:
         """(rows,) bool: living items that pass. Raises UsageError for a filter that cannot be evaluated."""
         rows = self.alive
         if len(exclude_suppliers):
-            excluded = pc.is_in(
-                self.table["supplier_id"], value_set=pa.array(list(exclude_suppliers), pa.string())
-            )
+            excluded = pc.is_in(self.table["supplier_id"], value_set=pa.array(list(exclude_suppliers), pa.string()))
             rows = rows & ~excluded.to_numpy()
         if where is not None:
             rows = rows & self.matching(where)
@@ -88,15 +86,11 @@ def typed(table: pa.Table, name: str) -> pa.Table:
     for column, kind in COLUMNS.items():
         place = table.schema.get_field_index(column)
         if place < 0:
-            raise IntegrityError(
-                f"{name} has the columns {', '.join(table.column_names)}, expected {column} as well"
-            )
+            raise IntegrityError(f"{name} has the columns {', '.join(table.column_names)}, expected {column} as well")
         try:
             table = table.set_column(place, column, table[column].cast(kind))
         except pa.ArrowException as error:
-            raise IntegrityError(
-                f"{name}: column {column} is {table[column].type}, expected {kind}"
-            ) from error
+            raise IntegrityError(f"{name}: column {column} is {table[column].type}, expected {kind}") from error
     return table
 
 
@@ -110,9 +104,7 @@ def check_rows(table: pa.Table, shard: Shard, name: str) -> None:
         raise IntegrityError(f"{name}: {alive} items are alive, the manifest says {shard.items}")
     labels = table["label"].to_numpy()
     if len(labels) and (labels.min() < 0 or labels.max() >= shard.nodes):
-        raise IntegrityError(
-            f"{name}: labels are {labels.min()} to {labels.max()}, expected 0 to {shard.nodes - 1}"
-        )
+        raise IntegrityError(f"{name}: labels are {labels.min()} to {labels.max()}, expected 0 to {shard.nodes - 1}")
     ids = table["item_id"]
     rising = pc.greater(ids.slice(1), ids.slice(0, max(0, len(ids) - 1))).to_numpy()
     steps = np.diff(labels)

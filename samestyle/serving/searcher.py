@@ -41,9 +41,7 @@ class Generation:
     views: dict[str, list[LoadedShard]]
 
     @classmethod
-    def load(
-        cls, cache: Cache, manifest: Manifest, module: str, shards: Collection[int] | None
-    ) -> "Generation":
+    def load(cls, cache: Cache, manifest: Manifest, module: str, shards: Collection[int] | None) -> "Generation":
         """Load a module. Raises UsageError for an unknown module or shard, IntegrityError for damage."""
         indexes = [index for index in manifest.indexes if index.module == module]
         if not indexes:
@@ -106,9 +104,7 @@ class Searcher:
         `pc.field("attributes", "price") < 20`. items_per_node: most items that share one photo or title.
         Raises UsageError for a wrong argument.
         """
-        wish = Wish(
-            check_k(k), where, as_set(exclude_items), as_set(exclude_suppliers), max(1, items_per_node)
-        )
+        wish = Wish(check_k(k), where, as_set(exclude_items), as_set(exclude_suppliers), max(1, items_per_node))
         return self._search(self._generation, view, vectors, wish)
 
     def _search(self, generation: Generation, view: str, vectors: np.ndarray, wish: Wish) -> list[list[Hit]]:
@@ -144,9 +140,7 @@ class Searcher:
         while True:
             wish = Wish(fetch, where, frozenset([item_id]), as_set(exclude_suppliers), fetch)
             hits = self._search(generation, view, vector, wish)[0]
-            own = [
-                hit for hit in hits if thresholds.band(hit.score, is_same(supplier, hit.supplier_id)) == band
-            ]
+            own = [hit for hit in hits if thresholds.band(hit.score, is_same(supplier, hit.supplier_id)) == band]
             if len(own) >= k or len(hits) < fetch or hits[-1].score < lowest or fetch >= MAX_K:
                 return own[:k]
             fetch = min(4 * fetch, MAX_K)
@@ -158,9 +152,7 @@ class Searcher:
             if row is not None:
                 vector = np.asarray(shard.graph.get_items([shard.items.labels[row]])[0], dtype=np.float32)
                 return vector, shard.items.table["supplier_id"][row].as_py()
-        raise UsageError(
-            f"item {item_id!r} is not in {self.module}/{view} of release {generation.manifest.release_id}"
-        )
+        raise UsageError(f"item {item_id!r} is not in {self.module}/{view} of release {generation.manifest.release_id}")
 
     def refresh(self) -> Refreshed:
         """Switch to what the channel names now, after loading and trying it beside the old release.
@@ -189,9 +181,7 @@ class Searcher:
         else:
             found = current_release(self.store, self.channel)
             if found is None:
-                raise UsageError(
-                    f"channel {self.channel} of {self.store.uri} names no release: publish one first"
-                )
+                raise UsageError(f"channel {self.channel} of {self.store.uri} names no release: publish one first")
             manifest = found[1]
         return Generation.load(self.cache, manifest, self.module, self.shards)
 
@@ -244,9 +234,7 @@ def merge(answers: list[list[Hit]], wish: Wish) -> list[Hit]:
     """The best k of all shards; a node that stands in several shards counts as one."""
     seen: Counter[str] = Counter()
     best: list[Hit] = []
-    for hit in sorted(
-        (hit for answer in answers for hit in answer), key=lambda hit: (-hit.score, hit.item_id)
-    ):
+    for hit in sorted((hit for answer in answers for hit in answer), key=lambda hit: (-hit.score, hit.item_id)):
         if len(best) == wish.k:
             break
         seen[hit.node_key] += 1

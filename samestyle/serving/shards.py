@@ -95,17 +95,13 @@ class LoadedShard:
         if wish.where is None and not wish.exclude_suppliers:
             rows = self.items.alive
             labels, scores = self.nearest(vectors, nodes)
-            found = [
-                list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), scores.tolist(), strict=True)
-            ]
+            found = [list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), scores.tolist(), strict=True)]
         else:
             rows = self.items.passing(wish.where, wish.exclude_suppliers)
             found = list(self.nearest_passing(vectors, nodes, self.items.nodes_with(rows)))
         return self.hits(found, rows, wish)
 
-    def nearest_passing(
-        self, vectors: np.ndarray, k: int, passing: np.ndarray
-    ) -> Iterator[list[tuple[int, float]]]:
+    def nearest_passing(self, vectors: np.ndarray, k: int, passing: np.ndarray) -> Iterator[list[tuple[int, float]]]:
         """(label, cosine) of the nearest among the labels `passing`, for each vector.
 
         Through the graph where many pass; exactly where few do, or where the graph brought too few.
@@ -113,17 +109,13 @@ class LoadedShard:
         k = min(k, len(passing))
         fetch = math.ceil(FILTER_SPARE * k * len(self.living) / max(1, len(passing))) + 10
         few = len(passing) <= max(FEW_NODES, VECTORS_SEEN * fetch)
-        labels, scores = (
-            search_exactly(self.graph, passing, vectors, k) if few else self.nearest(vectors, fetch)
-        )
+        labels, scores = search_exactly(self.graph, passing, vectors, k) if few else self.nearest(vectors, fetch)
         allowed = np.zeros(self.items.nodes, dtype=bool)
         allowed[passing] = True
         for query, (own_labels, own_scores) in enumerate(zip(labels, scores, strict=True)):
             kept = allowed[own_labels]
             if np.count_nonzero(kept) < k:
-                own_labels, own_scores = (
-                    a[0] for a in search_exactly(self.graph, passing, vectors[query:][:1], k)
-                )
+                own_labels, own_scores = (a[0] for a in search_exactly(self.graph, passing, vectors[query:][:1], k))
                 kept = slice(None)
             yield list(zip(own_labels[kept][:k].tolist(), own_scores[kept][:k].tolist(), strict=True))
 

@@ -99,9 +99,7 @@ def contents_to_attempt(rows: DataFrame, latest: DataFrame, rules: RefreshRules)
     )
     # The digest counts as known only where the picture was good: a broken one that is whole again must be embedded.
     known = F.when(F.col("done_outcome") == "embedded", F.col("done_image_digest"))
-    return (
-        distinct.join(latest, "content_key", "left").where(wanted).select(*columns, known.alias("known_digest"))
-    )
+    return distinct.join(latest, "content_key", "left").where(wanted).select(*columns, known.alias("known_digest"))
 
 
 def resolve_items(

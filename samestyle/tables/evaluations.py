@@ -15,7 +15,17 @@ def evaluation_rows(night: Night, measured: list[dict[str, Any]], styles: dict[s
         name, recall = (index["module"], index["view"], "all"), index["recall"]
         rows.append((*head, *name, f"recall@{recall['k']}", *interval(recall)))
         for point in index["recall_curve"]:
-            rows.append((*head, *name, f"recall@{recall['k']} at ef {point['ef']}", point["recall"], recall["queries"], None, None))
+            rows.append(
+                (
+                    *head,
+                    *name,
+                    f"recall@{recall['k']} at ef {point['ef']}",
+                    point["recall"],
+                    recall["queries"],
+                    None,
+                    None,
+                )
+            )
     for view, share in styles.items():
         rows.append((*head, None, view, "all", "same-style R@1", *interval(share)))
     return rows

@@ -35,7 +35,11 @@ def build_index(night: Night, task: IndexTask, builder: Callable[..., WorkerFunc
     members = view_members(items, night.embeddings(), task.view)
     plan = plan_shards(members, module)
     graph = GraphParameters(
-        night.encoder.load().dim, module.m, module.ef_construction, settings.index.seed, settings.index.add_rows
+        night.encoder.load().dim,
+        module.m,
+        module.ef_construction,
+        settings.index.seed,
+        settings.index.add_rows,
     )
     rows = shard_rows(members, module, plan, settings.index.seed)
     nodes = {r["shard"]: r["nodes"] for r in rows.groupBy("shard").agg((F.max("label") + 1).alias("nodes")).collect()}
@@ -60,8 +64,10 @@ def build_index(night: Night, task: IndexTask, builder: Callable[..., WorkerFunc
 
 
 def shard_record(shard: int, key: str | None, built: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest will say of a shard. All of it is rebuilt every night, so that nothing is dead or frozen yet."""
-    kept = {name: built[name] for name in ("graph", "items_file", "nodes", "items", "seed", "insertion_digest", "orphans")}
+    """What the manifest will say of a shard. All shards are built anew each night: nothing is dead or frozen yet."""
+    kept = {
+        name: built[name] for name in ("graph", "items_file", "nodes", "items", "seed", "insertion_digest", "orphans")
+    }
     return {"shard": shard, "key": key, "dead_share": 0.0, "frozen": False} | kept
 
 
@@ -76,7 +82,10 @@ def shard_numbers(spark: SparkSession, shards: dict[int, Shard]) -> DataFrame:
 
 
 def measure_recall(
-    night: Night, record: dict[str, Any], sampler: Callable[..., WorkerFunction], measurer: Callable[..., WorkerFunction]
+    night: Night,
+    record: dict[str, Any],
+    sampler: Callable[..., WorkerFunction],
+    measurer: Callable[..., WorkerFunction],
 ) -> dict[int, Proportion]:
     """recall@k of one index at each ef_search of the settings, against exact search over all its shards."""
     evaluation, efs = night.settings.evaluation, night.settings.index.ef_search
@@ -85,9 +94,7 @@ def measure_recall(
     sampled = numbers.mapInArrow(sampler(shards, night.store, record["dim"], evaluation.queries, seed), SAMPLED)
     vectors = np.array([row["vector"] for row in sampled.collect()], dtype=np.float32)
     queries = perturb(vectors, evaluation.perturbation, seed)
-    measured = numbers.mapInArrow(
-        measurer(shards, night.store, record["dim"], queries, evaluation.k, efs), MEASURED
-    )
+    measured = numbers.mapInArrow(measurer(shards, night.store, record["dim"], queries, evaluation.k, efs), MEASURED)
     merged = measured.groupBy("query", "ef").agg(
         F.slice(F.sort_array(F.flatten(F.collect_list("scores")), asc=False), 1, evaluation.k).alias("scores")
     )
@@ -98,7 +105,12 @@ def measure_recall(
 
 
 def find_candidates(
-    night: Night, record: dict[str, Any], queries: DataFrame, k: int, ef: int | None, finder: Callable[..., WorkerFunction]
+    night: Night,
+    record: dict[str, Any],
+    queries: DataFrame,
+    k: int,
+    ef: int | None,
+    finder: Callable[..., WorkerFunction],
 ) -> DataFrame:
     """The items of the k best nodes of every shard, for each query (columns query_id, vector); see CANDIDATES.
 
@@ -110,7 +122,9 @@ def find_candidates(
     return pairs.mapInArrow(finder(shards, night.store, record["dim"], k, ef), CANDIDATES)
 
 
-def style_recall(night: Night, records: list[dict[str, Any]], finder: Callable[..., WorkerFunction]) -> dict[str, Proportion]:
+def style_recall(
+    night: Night, records: list[dict[str, Any]], finder: Callable[..., WorkerFunction]
+) -> dict[str, Proportion]:
     """Same-style R@1 by view over sampled items, by exact search in the first module that covers the catalogue.
 
     Empty where no style column is mapped. Queries without a match in the index are left out.
@@ -118,7 +132,10 @@ def style_recall(night: Night, records: list[dict[str, Any]], finder: Callable[.
     if "style_group" not in night.run.required("embed")["mapped"]:
         return {}
     styles = night.items().where("content_key is not null and style_group is not null")
-    module = next((name for name, m in night.settings.modules.items() if m.scope == "catalogue" and m.where is None), None)
+    module = next(
+        (name for name, m in night.settings.modules.items() if m.scope == "catalogue" and m.where is None),
+        None,
+    )
     wanted = [r for r in records if r["module"] == module and r["view"] in ("image", "fused")]
     return {record["view"]: style_recall_of(night, record, styles, finder) for record in wanted}
 
@@ -126,7 +143,9 @@ def style_recall(night: Night, records: list[dict[str, Any]], finder: Callable[.
 def style_recall_of(
     night: Night, record: dict[str, Any], styles: DataFrame, finder: Callable[..., WorkerFunction]
 ) -> Proportion:
-    members = view_members(styles, night.embeddings(), record["view"]).join(styles.select("item_id", "style_group"), "item_id")
+    members = view_members(styles, night.embeddings(), record["view"]).join(
+        styles.select("item_id", "style_group"), "item_id"
+    )
     shared = members.groupBy("style_group").count().where("count > 1").select("style_group")
     order = F.xxhash64("item_id", F.lit(night.settings.index.seed))
     queries = members.join(shared, "style_group").orderBy(order, "item_id").limit(night.settings.evaluation.queries)

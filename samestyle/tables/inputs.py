@@ -14,9 +14,18 @@ def with_demo_catalogue(settings: Settings, say: Callable[[str], None]) -> Setti
     if not settings.is_demo_catalogue:
         return settings
     demo = write_demo_catalogue(
-        paths_root(settings) / "demo", settings.demo.offers, settings.demo.day, settings.demo.seed, progress=say
+        paths_root(settings) / "demo",
+        settings.demo.offers,
+        settings.demo.day,
+        settings.demo.seed,
+        progress=say,
     )
-    named = {"path": str(demo.path), "format": "parquet", "attributes": DEMO_ATTRIBUTES, "image_root": str(demo.image_root)}
+    named = {
+        "path": str(demo.path),
+        "format": "parquet",
+        "attributes": DEMO_ATTRIBUTES,
+        "image_root": str(demo.image_root),
+    }
     clicks = {"path": str(demo.clicks_path), "format": "parquet"}
     return settings.model_copy(
         update={

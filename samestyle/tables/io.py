@@ -6,11 +6,28 @@ Spark's `_SUCCESS` is in it, so that what a killed run left behind is never read
 
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 from samestyle.errors import UsageError
+
+
+def only_row(frame: DataFrame) -> Row:
+    """The one row of a frame that has one, such as an aggregate."""
+    row = frame.first()
+    if row is None:
+        raise ValueError("a frame that must have a row has none")
+    return row
+
+
+def list_files(spark: SparkSession, pattern: str) -> list[Any]:
+    """Hadoop's FileStatus of all files that a glob names, on whatever file system it lies."""
+    jvm: Any = spark._jvm
+    path = jvm.org.apache.hadoop.fs.Path(pattern)
+    system = path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
+    return list(system.globStatus(path) or [])
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Table:
             return version
         # Attributes follow the settings, so that the schema may change from one night to the next.
         self._writer(rows).mode("overwrite").option("overwriteSchema", "true").save(self.path)
-        return str(DeltaTable.forPath(self.spark, self.path).history(1).first()["version"])
+        return str(only_row(DeltaTable.forPath(self.spark, self.path).history(1))["version"])
 
     def read(self, version: str | None = None) -> DataFrame:
         """All committed rows (of one version); no rows where the table does not exist yet."""
@@ -62,7 +79,5 @@ class Table:
         return self.spark.createDataFrame([], self.schema)
 
     def _committed(self, pattern: str) -> list[str]:
-        jvm = self.spark._jvm
-        path = jvm.org.apache.hadoop.fs.Path(f"{self.path}/{pattern}/_SUCCESS")
-        system = path.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf())
-        return sorted(str(found.getPath().getParent()) for found in system.globStatus(path) or [])
+        found = list_files(self.spark, f"{self.path}/{pattern}/_SUCCESS")
+        return sorted(str(status.getPath().getParent()) for status in found)

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from samestyle.encoder.registry import current_encoder
 from samestyle.errors import ConflictError, RefusedError, SamestyleError
 from samestyle.progress import say
-from samestyle.release.lease import Holder, Lease
+from samestyle.release.lease import NIGHTLY, Holder, Lease
 from samestyle.release.publish import load_manifest
 from samestyle.release.store import Store, open_store
 from samestyle.runs import RunFolder, dead_or_new_run, find_run, new_run, paths_root
@@ -28,7 +28,9 @@ from samestyle.tables.source import pin_version
 JobFunction = Callable[[SparkSession, Night], None]
 
 
-def job_main(stage: str, doc: str | None, run: JobFunction, starts: bool = False, argv: Sequence[str] | None = None) -> int:
+def job_main(
+    stage: str, doc: str | None, run: JobFunction, starts: bool = False, argv: Sequence[str] | None = None
+) -> int:
     """Run one job from its command line; returns the exit code. `starts`: the job begins a run of its own."""
     arguments = parse_arguments(stage, doc or "", argv)
     try:
@@ -42,7 +44,10 @@ def job_main(stage: str, doc: str | None, run: JobFunction, starts: bool = False
         known = cause_of(error)
         if known is None:
             traceback.print_exc()
-            say(f"{stage} failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", sys.stderr)
+            say(
+                f"{stage} failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                sys.stderr,
+            )
             return 1
         return report_failure(known)
 
@@ -51,10 +56,12 @@ def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argpars
     parser = argparse.ArgumentParser(
         prog=f"./spark-submit.sh {stage}",
         description=doc,
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong settings or usage, 3 preflight or gate refused, 4 another run holds "
-        "the lock, 5 input could not be read, 6 the sums do not add up. docs/settings.md explains every setting.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong settings or usage, 3 preflight or gate refused, 4 another run "
+        "holds the lock, 5 input could not be read, 6 the sums do not add up. docs/settings.md explains every setting.",
     )
-    parser.add_argument("override", nargs="*", metavar="a.b=value", help="settings that override conf/, e.g. demo.day=2")
+    parser.add_argument(
+        "override", nargs="*", metavar="a.b=value", help="settings that override conf/, e.g. demo.day=2"
+    )
     parser.add_argument("--env", help="demo (default, or $SAMESTYLE_ENV), dev or prod: which conf/<env>.yaml is read")
     parser.add_argument("--settings", metavar="FILE", help="a further YAML file of settings")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and the plan, write nothing")
@@ -79,7 +86,12 @@ def run_stage(stage: str, run: JobFunction, starts: bool, settings: Settings, ar
 
 
 def run_in_session(
-    spark: SparkSession, stage: str, run: JobFunction, starts: bool, settings: Settings, arguments: argparse.Namespace
+    spark: SparkSession,
+    stage: str,
+    run: JobFunction,
+    starts: bool,
+    settings: Settings,
+    arguments: argparse.Namespace,
 ) -> int:
     check_paths(spark, settings)
     store = open_store(f"{settings.paths.root}/store")
@@ -107,7 +119,7 @@ def run_in_session(
 @contextmanager
 def held_lease(store: Store, settings: Settings, folder: RunFolder) -> Iterator[Lease]:
     try:
-        lease = Lease.acquire(store, "nightly", Holder.of_this_process(folder.run_id), settings.lock.lease_s)
+        lease = Lease.acquire(store, NIGHTLY, Holder.of_this_process(folder.run_id), settings.lock.lease_s)
     except ConflictError as error:
         new_run(settings).end("conflict", ConflictError.exit_code, str(error))
         raise
@@ -152,4 +164,3 @@ def exported_encoder(settings: Settings) -> Path:
     if settings.encoder.path:
         return Path(settings.encoder.path)
     return Path(os.environ.get("SAMESTYLE_HOME", ".")) / ".cache" / "encoders" / "late_fusion"
-

@@ -1,4 +1,4 @@
-"""From items and embeddings to the rows of shards: which node stands for which items, in which shard, at which label."""
+"""From items and embeddings to rows of shards: which node stands for which items, in which shard, at which label."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from samestyle.errors import UsageError
 from samestyle.settings import Module
@@ -43,13 +44,18 @@ def module_items(items: DataFrame, name: str, module: Module, clicks: DataFrame 
             raise UsageError(f"modules.{name}.scope needs a click log: set clicks.path or clicks.table")
         clicked = clicks.join(items, "item_id").select("category").distinct()
         served = served.join(F.broadcast(clicked), "category", "left_semi")
-    return served.select(*[c for c in items.columns])
+    return served.select(*items.columns)
 
 
 def with_attributes(items: DataFrame) -> DataFrame:
     """Items with each attribute as a column beside them, so that a filter may name it."""
-    inner = [f.name for f in items.schema["attributes"].dataType.fields if f.name not in items.columns]
+    inner = [name for name in attribute_names(items) if name not in items.columns]
     return items.select("*", *[F.col(f"attributes.`{name}`").alias(name) for name in inner])
+
+
+def attribute_names(items: DataFrame) -> list[str]:
+    kind = items.schema["attributes"].dataType
+    return kind.fieldNames() if isinstance(kind, StructType) else []
 
 
 def view_members(items: DataFrame, embeddings: DataFrame, view: str) -> DataFrame:
@@ -88,8 +94,9 @@ def shard_key(module: Module) -> Column:
 def shard_rows(members: DataFrame, module: Module, plan: ShardPlan, seed: int) -> DataFrame:
     """The rows that a shard is built from, one an item: shard, label, and what build_shard takes.
 
-    A node goes to a shard of its key by its hash; labels follow a seeded hash, because a graph whose vectors are inserted
-    cluster by cluster, as category-sorted tables are, loses vectors. `vector` stands on a label's first row only.
+    A node goes to a shard of its key by its hash; labels follow a seeded hash, because a graph whose vectors are
+    inserted cluster by cluster, as category-sorted tables are, loses vectors.
+    `vector` stands on a label's first row only.
     """
     keyed = members.withColumn("key", F.coalesce(shard_key(module), F.lit("")))
     nodes = keyed.groupBy("key", "node_key").agg(
@@ -99,9 +106,7 @@ def shard_rows(members: DataFrame, module: Module, plan: ShardPlan, seed: int) -
     label = (F.row_number().over(shuffled) - 1).cast("long")
     labelled = with_shard(nodes, plan).withColumn("label", label)
     first = F.row_number().over(Window.partitionBy("shard", "label").orderBy("item_id")) == 1
-    return (
-        keyed.drop("vector").join(labelled, ["key", "node_key"])
-    ).select(
+    return (keyed.drop("vector").join(labelled, ["key", "node_key"])).select(
         "shard",
         "label",
         "node_key",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 
 from samestyle.settings import Module, Settings, View
+from samestyle.tables.members import attribute_names
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,18 @@ class IndexTask:
 
 def index_tasks(settings: Settings, items: DataFrame, notes: list[str]) -> Iterator[IndexTask]:
     """Everything to build, in the settings' order; `notes` gets a sentence for all that is left out."""
-    attributes = [field.name for field in items.schema["attributes"].dataType.fields]  # type: ignore[attr-defined]
     has_clicks = bool(settings.clicks.path or settings.clicks.table)
     for name, module in settings.modules.items():
         if not has_clicks and "clicked" in (module.scope + module.triggers):
             notes.append(f"module {name} skipped: it needs a click log, and clicks.path and clicks.table are not set")
             continue
-        where = usable_filter(settings, name, [*items.columns, *attributes], notes)
+        where = usable_filter(settings, name, [*items.columns, *attribute_names(items)], notes)
         for view in module.views:
             yield IndexTask(name, module, view, where)
 
 
 def usable_filter(settings: Settings, name: str, columns: list[str], notes: list[str]) -> str | None:
-    """The module's filter. A default one that names an attribute that is not mapped is dropped; a user's own never is."""
+    """The module's filter. A default one that names an attribute that is not mapped is dropped, a user's own never."""
     where = settings.modules[name].where
     if where is None or name in settings.own_filters or names_in(where) <= set(columns):
         return where

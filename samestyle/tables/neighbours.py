@@ -22,7 +22,13 @@ def module_neighbours(
     found = find_candidates(night, record, queries, limits.candidates, ef, finder)
     bands = band_neighbours(found, triggers.select("item_id", "supplier_id", "category"), limits)
     return bands.select(
-        F.lit(name).alias("module"), "item_id", "band", "rank", "neighbour_id", "score", F.lit(night.release_id).alias("release_id")
+        F.lit(name).alias("module"),
+        "item_id",
+        "band",
+        "rank",
+        "neighbour_id",
+        "score",
+        F.lit(night.release_id).alias("release_id"),
     )
 
 
@@ -42,11 +48,13 @@ def own_rows(module: str, release_id: str) -> Column:
 def band_neighbours(candidates: DataFrame, triggers: DataFrame, limits: Neighbours) -> DataFrame:
     """Candidates as bands: item_id, band, rank, neighbour_id, score.
 
-    same_style: other suppliers, at or above same_style_min; duplicate: the same supplier, at or above duplicate_min; similar:
-    the next ones of the same category. No neighbour is in two bands. triggers: item_id, supplier_id, category.
+    same_style: other suppliers, at or above same_style_min; duplicate: the same supplier, at or above duplicate_min;
+    similar: the next ones of the same category. No neighbour is in two bands. triggers: item_id, supplier_id, category.
     """
     own = triggers.select(
-        F.col("item_id").alias("query_id"), F.col("supplier_id").alias("own_supplier"), F.col("category").alias("own_category")
+        F.col("item_id").alias("query_id"),
+        F.col("supplier_id").alias("own_supplier"),
+        F.col("category").alias("own_category"),
     )
     same_supplier = F.col("supplier_id").eqNullSafe(F.col("own_supplier")) & F.col("supplier_id").isNotNull()
     score = F.col("score")
@@ -65,5 +73,11 @@ def band_neighbours(candidates: DataFrame, triggers: DataFrame, limits: Neighbou
     return (
         ranked.withColumn("rank", F.row_number().over(best))
         .where(F.col("rank") <= limits.k)
-        .select(F.col("query_id").alias("item_id"), "band", "rank", F.col("item_id").alias("neighbour_id"), "score")
+        .select(
+            F.col("query_id").alias("item_id"),
+            "band",
+            "rank",
+            F.col("item_id").alias("neighbour_id"),
+            "score",
+        )
     )

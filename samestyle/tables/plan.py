@@ -12,7 +12,13 @@ from samestyle.index.nodes import GraphParameters
 from samestyle.release.publish import load_manifest
 from samestyle.release.store import Store
 from samestyle.settings import Settings
-from samestyle.tables.changes import RefreshRules, contents_to_attempt, latest_attempts, with_contents, with_duplicates
+from samestyle.tables.changes import (
+    RefreshRules,
+    contents_to_attempt,
+    latest_attempts,
+    with_contents,
+    with_duplicates,
+)
 from samestyle.tables.night import starting_point
 from samestyle.tables.preflight import catalogue_facts, check_catalogue
 from samestyle.tables.source import read_catalogue
@@ -40,9 +46,12 @@ def plan_lines(spark: SparkSession, settings: Settings, store: Store) -> Iterato
     facts = catalogue_facts(rows, baseline)
     check_catalogue(facts, settings.preflight)
     yield "plan:"
-    yield f"  catalogue   {source.name} at {source.version}: {facts.rows:,} rows, {facts.duplicates:,} repeat an item_id"
-    yield f"  parent      {begun['parent'] or 'none, this is the first release'}: serves {facts.served:,} items, {facts.missing:,} gone"
-    yield f"  embed       {count_attempts(settings, rows, warehouse, store):,} contents, in waves of {settings.embed.wave_rows:,}"
+    yield f"  catalogue   {source.name} at {source.version}"
+    yield f"              {facts.rows:,} rows, {facts.duplicates:,} repeat an item_id"
+    yield f"  parent      {begun['parent'] or 'none, this is the first release'}"
+    yield f"              serves {facts.served:,} items, {facts.missing:,} of them are gone"
+    attempts = count_attempts(settings, rows, warehouse, store)
+    yield f"  embed       {attempts:,} contents, in waves of {settings.embed.wave_rows:,}"
     tables = ", ".join(("embeddings", "items", "evaluations", "neighbours", "runs"))
     yield f"  tables      {tables} ({settings.tables.format}) below {warehouse.root}/tables"
     yield from shard_lines(settings, facts.rows)

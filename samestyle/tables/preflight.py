@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from samestyle.errors import RefusedError
 from samestyle.settings import Preflight
+from samestyle.tables.io import only_row
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class CatalogueFacts:
 
 
 def catalogue_facts(rows: DataFrame, baseline: DataFrame) -> CatalogueFacts:
-    counted = rows.agg(F.count("*").alias("rows"), F.count_if("duplicate").alias("duplicates")).first()
+    counted = only_row(rows.agg(F.count("*").alias("rows"), F.count_if("duplicate").alias("duplicates")))
     served = baseline.where("content_key is not null").select("item_id")
     missing = served.join(rows.select("item_id").distinct(), "item_id", "left_anti").count()
     return CatalogueFacts(counted["rows"], counted["duplicates"], served.count(), missing)
@@ -38,8 +39,8 @@ def check_catalogue(facts: CatalogueFacts, limits: Preflight) -> None:
         )
     if facts.rows and facts.duplicates / facts.rows > limits.duplicates_max:
         problems.append(
-            f"{facts.duplicates:,} of {facts.rows:,} rows ({facts.duplicates / facts.rows:.0%}) repeat an item_id, at most "
-            f"{limits.duplicates_max:.0%} may; is catalogue.columns.item_id the right column?"
+            f"{facts.duplicates:,} of {facts.rows:,} rows ({facts.duplicates / facts.rows:.0%}) repeat an item_id, "
+            f"at most {limits.duplicates_max:.0%} may; is catalogue.columns.item_id the right column?"
         )
     if problems:
         raise RefusedError("preflight refused, nothing was written: " + "; ".join(problems))

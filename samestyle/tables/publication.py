@@ -6,14 +6,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from samestyle.code import code_version
-from samestyle.encoder.registry import encoder_files, local_copy
+from samestyle.encoder.registry import local_copy
 from samestyle.release.gate import run_gate
 from samestyle.release.manifest import EncoderEntry, Manifest, decode
 from samestyle.tables.night import Night
 
 
 def judged_manifest(night: Night) -> Manifest:
-    """The night's manifest, with the gate's results against the parent release. Nothing is written but encoder files."""
+    """The night's manifest, with the gate's results against the parent. Nothing is written but encoder files."""
     manifest = assemble(night)
     return replace(manifest, gate=run_gate(manifest, night.parent, night.settings.gate))
 
@@ -42,7 +42,7 @@ def encoder_entry(night: Night) -> EncoderEntry:
     """The query encoder, as objects of the store, so that a release is complete by itself."""
     encoder_id = night.encoder.encoder_id
     folder = local_copy(night.store, encoder_id)
-    files = {name: night.store.put_object(folder / name, "") for name in encoder_files(night.store, encoder_id)}
+    files = night.store.put_folder(folder)
     description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
     return EncoderEntry(encoder_id, night.encoder.load().dim, files, description)
 

@@ -24,7 +24,7 @@ def session(job: str) -> Iterator[SparkSession]:
 
 def check_paths(spark: SparkSession, settings: Settings) -> None:
     """A local folder is no place for results where executors live on other hosts. Raises UsageError."""
-    master, root = spark.sparkContext.master, str(settings.paths.root)
+    master, root = str(spark.sparkContext.master), str(settings.paths.root)
     if master.startswith("local") or settings.paths.shared or "://" in root:
         return
     raise UsageError(

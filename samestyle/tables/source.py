@@ -2,8 +2,10 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -11,6 +13,7 @@ from pyspark.sql import functions as F
 
 from samestyle.errors import InputError, UsageError
 from samestyle.settings import Catalogue, Clicks
+from samestyle.tables.io import list_files, only_row
 from samestyle.tables.schemas import CATALOGUE_COLUMNS, CLICK_COLUMNS
 
 
@@ -80,14 +83,16 @@ def read_raw(spark: SparkSession, source: Catalogue | Clicks) -> tuple[DataFrame
 def pin_table(spark: SparkSession, table: str) -> tuple[DataFrame, str]:
     """A table of Spark's catalogue; Delta tables are pinned by version, others by their files."""
     if is_delta(spark, table):
-        version = spark.sql(f"describe history {table} limit 1").first()["version"]
+        version = only_row(spark.sql(f"describe history {table} limit 1"))["version"]
         return spark.sql(f"select * from {table} version as of {version}"), f"delta-{version}"
     rows = spark.table(table)
     return rows, files_version(rows)
 
 
 def is_delta(spark: SparkSession, table: str) -> bool:
-    provider = [r["data_type"] for r in spark.sql(f"describe extended {table}").collect() if r["col_name"] == "Provider"]
+    provider = [
+        r["data_type"] for r in spark.sql(f"describe extended {table}").collect() if r["col_name"] == "Provider"
+    ]
     return bool(provider) and provider[0].lower() == "delta"
 
 
@@ -95,7 +100,7 @@ def pin_path(spark: SparkSession, path: str, kind: str) -> tuple[DataFrame, str]
     """A folder or file. CSV has a header line; its columns are read as text, so that ids keep their zeros."""
     reader = spark.read.format(kind)
     if kind == "delta":
-        version = spark.sql(f"describe history delta.`{path}` limit 1").first()["version"]
+        version = only_row(spark.sql(f"describe history delta.`{path}` limit 1"))["version"]
         return reader.option("versionAsOf", version).load(path), f"delta-{version}"
     if kind == "csv":
         reader = reader.options(header=True, multiLine=True, escape='"')
@@ -105,14 +110,16 @@ def pin_path(spark: SparkSession, path: str, kind: str) -> tuple[DataFrame, str]
 
 def files_version(rows: DataFrame) -> str:
     """Digest of the names, sizes and times of a source's files: Parquet, JSON and CSV have no version of their own."""
-    jvm = rows.sparkSession._jvm
-    conf = rows.sparkSession._jsparkSession.sessionState().newHadoopConf()
     described = []
     for file in sorted(rows.inputFiles()):
-        path = jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(file))
-        status = path.getFileSystem(conf).getFileStatus(path)
-        described.append(f"{file} {status.getLen()} {status.getModificationTime()}")
+        # Names come as URIs, in which a blank is %20.
+        for status in list_files(rows.sparkSession, escape_glob(unquote(file))):
+            described.append(f"{file} {status.getLen()} {status.getModificationTime()}")
     return "files-" + hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+
+
+def escape_glob(path: str) -> str:
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
 
 
 def map_columns(raw: DataFrame, wanted: dict[str, str | None], section: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from samestyle.errors import InputError
 from samestyle.progress import Progress
 from samestyle.settings import Embed
-from samestyle.tables.io import Table
+from samestyle.tables.io import Table, only_row
 from samestyle.tables.members import VIEWS
 
 
@@ -76,7 +76,7 @@ def attempt_rows(attempts: DataFrame, keys: dict[str, str], at: datetime) -> Dat
 def check_transient(table: Table, keys: dict[str, str], at: datetime, limit: float) -> None:
     """A dead image server must not take products off the site: stop before the day's items are written."""
     wave = table.read().where((F.col("run_id") == keys["run_id"]) & (F.col("embedded_at") == F.lit(at)))
-    counted = wave.agg(F.count("*").alias("rows"), F.count_if("transient").alias("failed")).first()
+    counted = only_row(wave.agg(F.count("*").alias("rows"), F.count_if("transient").alias("failed")))
     if counted["rows"] and counted["failed"] / counted["rows"] > limit:
         raise InputError(
             f"{counted['failed']:,} of {counted['rows']:,} contents of a wave failed for a transient reason, at most "

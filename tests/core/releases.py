@@ -62,11 +62,7 @@ def split(catalogue: Catalogue, shards: int) -> list[Catalogue]:
     return [
         Catalogue(
             catalogue.vectors[shard::shards],
-            [
-                {**row, "label": row["label"] // shards}
-                for row in catalogue.rows
-                if row["label"] % shards == shard
-            ],
+            [{**row, "label": row["label"] // shards} for row in catalogue.rows if row["label"] % shards == shard],
         )
         for shard in range(shards)
     ]

@@ -110,9 +110,7 @@ def test_gc_only_tells_unless_it_is_to_delete(samestyle, three):
     assert list_releases(three) == ["r1", "r2", "r3"]
     code, out, _ = samestyle("releases", "gc", "--delete", *now)
     assert code == 0
-    assert (
-        "removed 1 release and 2 objects" in out
-    )  # its graphs; the other files are those of later releases too
+    assert "removed 1 release and 2 objects" in out  # its graphs; the other files are those of later releases too
     assert list_releases(three) == ["r2", "r3"]
 
 

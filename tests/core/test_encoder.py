@@ -110,9 +110,7 @@ def test_a_single_view_is_the_same_as_among_all(encoder: Encoder, vectors: dict[
 
 
 def test_no_rows_give_no_vectors(encoder: Encoder) -> None:
-    assert {view: rows.shape for view, rows in encoder.encode([], []).items()} == dict.fromkeys(
-        VIEWS, (0, 256)
-    )
+    assert {view: rows.shape for view, rows in encoder.encode([], []).items()} == dict.fromkeys(VIEWS, (0, 256))
 
 
 def test_graphs_equal_torch(vectors: dict[str, np.ndarray]) -> None:
@@ -223,9 +221,7 @@ def test_other_vectors_than_the_golden_ones_are_refused(copy: Path) -> None:
     files = EncoderFiles(copy, json.loads((copy / "encoder.json").read_text())).manifest["files"]
     files["golden.json"]["sha256"] = file_digest(copy / "golden.json")
     rewrite(copy, files=files)
-    with pytest.raises(
-        IntegrityError, match=r"golden query 0 .* fused view: cosine 0\.\d+ .* at least 0\.9999"
-    ):
+    with pytest.raises(IntegrityError, match=r"golden query 0 .* fused view: cosine 0\.\d+ .* at least 0\.9999"):
         Encoder.load(copy)
 
 

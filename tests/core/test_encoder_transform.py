@@ -40,9 +40,7 @@ def test_the_shipped_transform_is_small_and_says_what_it_was_fitted_on() -> None
         "text": ((128, 384), (384,)),
     }
     fitted_on = metadata(data)["fitted_on"]
-    assert all(
-        name in fitted_on for name in ("grocery_store", "retail_demo_store", "emoji_multivendor", "demo")
-    )
+    assert all(name in fitted_on for name in ("grocery_store", "retail_demo_store", "emoji_multivendor", "demo"))
     assert "luma" not in fitted_on
 
 

@@ -70,9 +70,7 @@ class Faults(http.server.BaseHTTPRequestHandler):
         self.answer(302, Location=target or "/redirect/")
 
     def chunked(self) -> None:
-        self.answer(
-            200, b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", Content_Length=None, Transfer_Encoding="chunked"
-        )
+        self.answer(200, b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", Content_Length=None, Transfer_Encoding="chunked")
 
     def cut_chunked(self) -> None:
         self.answer(200, b"ff\r\nabc", Content_Length=None, Transfer_Encoding="chunked")
@@ -174,9 +172,7 @@ def resolving(monkeypatch, *addresses: str) -> list[str]:
 # --- http
 
 
-@pytest.mark.parametrize(
-    "path", ["a.jpg", "no_length", "flaky/0", "a%20b/ü.jpg?w=1&n=ä b", "redirect//a.jpg"]
-)
+@pytest.mark.parametrize("path", ["a.jpg", "no_length", "flaky/0", "a%20b/ü.jpg?w=1&n=ä b", "redirect//a.jpg"])
 def test_bytes_come_whole(site, path):
     assert fetch(f"{site}/{path}", LOCAL) == BODY
 

@@ -76,9 +76,7 @@ def test_orphans_of_all_shards_count(good):
 
 def test_an_empty_release_is_refused(good):
     sentence = refusals(all_with_items(good, 0))["items search"]
-    assert sentence.startswith(
-        "the number of items of search is 0, at least 1 is asked for: look at the catalogue"
-    )
+    assert sentence.startswith("the number of items of search is 0, at least 1 is asked for: look at the catalogue")
 
 
 def test_a_module_that_shrank_is_refused_with_both_counts(good):
@@ -97,10 +95,7 @@ def test_a_module_that_is_gone_has_shrunk(good):
 def test_a_module_that_grew_beyond_belief_is_refused(good):
     found = refusals(all_with_items(good, 201), parent=all_with_items(good, 100))
     assert sorted(found) == ["growth homepage", "growth search"]
-    assert (
-        "search has 402 items after 200 of release r1; the share that came is 1.0100"
-        in found["growth search"]
-    )
+    assert "search has 402 items after 200 of release r1; the share that came is 1.0100" in found["growth search"]
 
 
 @pytest.mark.parametrize("state", ["rejected", "degraded", "stale"])
@@ -108,9 +103,7 @@ def test_too_large_a_share_of_an_outcome_is_refused(good, state):
     bad = with_ledger(good, read=100, fresh=79, **{state: 21})
     found = refusals(bad)
     assert list(found) == [state]
-    assert found[state].startswith(
-        f"21 of 100 catalogue rows are {state}; their share is 0.2100, at most 0.2000"
-    )
+    assert found[state].startswith(f"21 of 100 catalogue rows are {state}; their share is 0.2100, at most 0.2000")
     assert refusals(with_ledger(good, read=100, fresh=80, **{state: 20})) == {}
 
 
@@ -127,7 +120,5 @@ def test_deleted_items_are_no_catalogue_rows(good):
 
 def test_style_recall_is_judged_where_it_was_measured(good):
     poor = dataclasses.replace(good, style_recall={"image": 0.9, "fused": 0.4})
-    assert refusals(poor)["style fused"].startswith(
-        "same-style R@1 of the fused view is 0.4000, at least 0.5000"
-    )
+    assert refusals(poor)["style fused"].startswith("same-style R@1 of the fused view is 0.4000, at least 0.5000")
     assert refusals(dataclasses.replace(good, style_recall=None)) == {}

@@ -71,9 +71,7 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that says it is huge, in 69 bytes."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress(b"\0" * 100))
@@ -317,9 +315,7 @@ def test_no_warnings_leave_and_filters_stay():
 def test_filters_stay_when_threads_overlap():
     before = list(warnings.filters)
     data = saved(scene(), "JPEG")
-    threads = [
-        threading.Thread(target=lambda: [decode_image(data, LIMITS) for _ in range(20)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [decode_image(data, LIMITS) for _ in range(20)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

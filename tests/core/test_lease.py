@@ -88,9 +88,7 @@ def test_an_expired_lease_that_nobody_took_is_still_ours(store):
 
 
 def test_a_dead_process_of_this_host_loses_its_lease_at_once(store):
-    child = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-    )
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     acquire(store, holder("killed", pid=int(child.stdout)), Clock())
     with acquire(store, holder("next"), Clock()) as lease:
         assert lease.taken_over.startswith("run killed")
@@ -98,9 +96,7 @@ def test_a_dead_process_of_this_host_loses_its_lease_at_once(store):
 
 
 def test_a_process_number_of_another_host_says_nothing(store):
-    child = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-    )
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     far = dataclasses.replace(elsewhere("far"), pid=int(child.stdout))
     with acquire(store, far, Clock()), pytest.raises(ConflictError, match="run far"):
         acquire(store, holder("next"), Clock())

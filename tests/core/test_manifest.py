@@ -29,9 +29,7 @@ def test_items_are_counted_by_module(manifest):
     assert manifest.modules() == ["search", "homepage"]
     assert manifest.module_items("search") == 132  # 120 nodes, every tenth with a second item
     assert manifest.module_items("history") == 0
-    with pytest.raises(
-        UsageError, match=r"no index search/text: it has search/fused, search/image, homepage/fused"
-    ):
+    with pytest.raises(UsageError, match=r"no index search/text: it has search/fused, search/image, homepage/fused"):
         manifest.index("search", "text")
 
 

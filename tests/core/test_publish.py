@@ -120,9 +120,7 @@ def refused(store, folder):
 
 
 def test_a_refused_release_is_not_published(store, folder):
-    with pytest.raises(
-        RefusedError, match=r"(?s)refused release r1 by 1 of \d+ rules.*orphans search/fused: .* is 4"
-    ):
+    with pytest.raises(RefusedError, match=r"(?s)refused release r1 by 1 of \d+ rules.*orphans search/fused: .* is 4"):
         publish(store, refused(store, folder), "current", None)
     assert list_releases(store) == []
     assert current_release(store) is None
@@ -238,9 +236,7 @@ def different_nights(store, folder, count):
     manifests, parent = [], None
     for night in range(1, count + 1):
         manifests.append(
-            publish_small(
-                store, folder, f"r{night}", parent, catalogue=small_catalogue(40, seed=night), shards=1
-            )
+            publish_small(store, folder, f"r{night}", parent, catalogue=small_catalogue(40, seed=night), shards=1)
         )
         parent = f"r{night}"
     return manifests
@@ -307,11 +303,7 @@ def test_with_an_unreadable_manifest_nothing_is_removed(store, folder):
 def test_an_export_is_complete_and_needs_no_store(store, folder, tmp_path):
     manifest = publish_small(store, folder)
     export_release(store, "r1", tmp_path / "out")
-    files = {
-        path.relative_to(tmp_path / "out").as_posix()
-        for path in (tmp_path / "out").rglob("*")
-        if path.is_file()
-    }
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     shards = {
         f"{module}/shard-{shard:05d}.{suffix}"
         for module in ("search/fused", "search/image", "homepage/fused")

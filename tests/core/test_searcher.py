@@ -139,9 +139,7 @@ def test_filters_give_what_exact_search_over_the_passing_items_gives(store, fold
     where = pc.field("attributes", "price") < below
     for query in some_queries(8):
         hits = searcher.search(query, 10, where=where)[0]
-        assert ids(hits) == expected(
-            small_catalogue(), query, 10, lambda row: row["attributes"]["price"] < below
-        )
+        assert ids(hits) == expected(small_catalogue(), query, 10, lambda row: row["attributes"]["price"] < below)
 
 
 def test_filters_on_our_columns_and_exclusions_combine(store, folder):
@@ -160,9 +158,7 @@ def test_filters_on_our_columns_and_exclusions_combine(store, folder):
         query,
         10,
         lambda row: (
-            row["category"] == "home/mugs"
-            and row["item_id"] not in best
-            and row["supplier_id"] not in ("s1", "s2")
+            row["category"] == "home/mugs" and row["item_id"] not in best and row["supplier_id"] not in ("s1", "s2")
         ),
     )
 
@@ -187,9 +183,7 @@ def test_a_node_shows_no_more_items_than_the_cap(store, folder):
     searcher, query = opened(store, folder), catalogue.vectors[0]
     assert ids(searcher.search(query, 4)[0])[:3] == ["i00000a", "i00000b", "i00000c"]
     assert not ids(searcher.search(query, 4)[0])[3].startswith("i00000")
-    assert (
-        len([i for i in ids(searcher.search(query, 7, items_per_node=7)[0]) if i.startswith("i00000")]) == 7
-    )
+    assert len([i for i in ids(searcher.search(query, 7, items_per_node=7)[0]) if i.startswith("i00000")]) == 7
 
 
 def test_a_node_in_two_shards_counts_once(store, folder):
@@ -351,15 +345,9 @@ def test_a_graph_that_is_not_as_the_manifest_says_is_refused(store, folder, tmp_
     vectors = small_catalogue().vectors
     wide = np.hstack([vectors, vectors]) / np.sqrt(2)
     cases = {
-        "dim in the file is 32.0, the manifest says 16": write_graph(
-            tmp_path / "dim", wide.astype(np.float32)
-        ),
-        "nodes in the file is 130, the manifest says 120": write_graph(
-            tmp_path / "n", small_catalogue(130).vectors
-        ),
-        r"m in the file is \(4, 4, 8\), the manifest says \(8, 8, 16\)": write_graph(
-            tmp_path / "m", vectors, m=4
-        ),
+        "dim in the file is 32.0, the manifest says 16": write_graph(tmp_path / "dim", wide.astype(np.float32)),
+        "nodes in the file is 130, the manifest says 120": write_graph(tmp_path / "n", small_catalogue(130).vectors),
+        r"m in the file is \(4, 4, 8\), the manifest says \(8, 8, 16\)": write_graph(tmp_path / "m", vectors, m=4),
         "vector 0 has length 2.0.*, expected 1": write_graph(tmp_path / "long", 2 * vectors),
     }
     for number, (message, graph) in enumerate(cases.items()):
@@ -529,7 +517,5 @@ def test_serving_needs_neither_spark_nor_torch_nor_pydantic(store, folder):
         print(len(searcher.neighbours_of("i00000a", "similar", 5)))
         """
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")

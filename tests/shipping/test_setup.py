@@ -13,9 +13,7 @@ from checkout import ready, submit
 def in_setup(checkout: Path, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one line of bash with the functions of conf/setup.sh."""
     variables = f"root='{checkout}' cache='{checkout}/.cache' venv='{checkout}/.venv' env=demo job=nightly"
-    script = (
-        f"set -euo pipefail\n{variables} python= spark_home= jars=\nsource '{checkout}/conf/setup.sh'\n{line}"
-    )
+    script = f"set -euo pipefail\n{variables} python= spark_home= jars=\nsource '{checkout}/conf/setup.sh'\n{line}"
     basic = {"PATH": os.environ["PATH"], "HOME": str(checkout.parent)}
     return subprocess.run(["bash", "-c", script], env=basic | environment, capture_output=True, text=True)
 
@@ -83,9 +81,7 @@ def test_java_home_is_taken_where_it_is_new_enough(checkout, tmp_path, version):
 def test_an_old_java_home_is_passed_over(checkout, tmp_path):
     old, new = java_home(tmp_path / "old", "11.0.2"), java_home(tmp_path / "new", "17.0.1")
     path = f"{new}/bin:{os.environ['PATH']}"
-    assert (
-        in_setup(checkout, 'find_java && echo "$JAVA_HOME"', JAVA_HOME=old, PATH=path).stdout.strip() == new
-    )
+    assert in_setup(checkout, 'find_java && echo "$JAVA_HOME"', JAVA_HOME=old, PATH=path).stdout.strip() == new
 
 
 def test_java_versions_are_read(checkout, tmp_path):
@@ -160,7 +156,4 @@ def test_the_demo_needs_an_encoder_and_the_others_find_their_own(checkout):
     line = "job_arguments=(); find_encoder && echo there || echo missing"
     assert in_setup(checkout, line).stdout.strip() == "missing"
     assert in_setup(checkout, f"env=prod; {line}").stdout.strip() == "there"
-    assert (
-        in_setup(checkout, "job_arguments=(encoder.path=/x); find_encoder && echo there").stdout.strip()
-        == "there"
-    )
+    assert in_setup(checkout, "job_arguments=(encoder.path=/x); find_encoder && echo there").stdout.strip() == "there"

@@ -159,9 +159,7 @@ def test_the_zip_holds_the_code_and_its_version(checkout):
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         version = archive.read("samestyle/_code_version.txt").decode().strip()
-    assert {"samestyle/__init__.py", "samestyle/errors.py", "udfs/__init__.py", "jobs/nightly.py"} < set(
-        names
-    )
+    assert {"samestyle/__init__.py", "samestyle/errors.py", "udfs/__init__.py", "jobs/nightly.py"} < set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
     assert path.name == f"samestyle-{version}.zip"
     assert not (checkout / "samestyle" / "_code_version.txt").exists()
@@ -242,9 +240,7 @@ sys.exit(5)
 """
 
 
-@pytest.mark.skipif(
-    not list((ROOT / ".cache" / "jars").glob("*.jar")), reason="needs Delta's jars: make setup"
-)
+@pytest.mark.skipif(not list((ROOT / ".cache" / "jars").glob("*.jar")), reason="needs Delta's jars: make setup")
 def test_a_job_runs_on_executors_from_another_folder_without_network(checkout, tmp_path):
     (checkout / "jobs" / "round_trip.py").write_text(ROUND_TRIP)
     jars = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))

@@ -27,7 +27,15 @@ COLUMNS = "item_id string, title string, image binary, image_uri string, image_v
 def catalogue(spark, *rows):
     """Rows of (item_id, title, image_uri, image_version) or with image bytes and time by name."""
     filled = [
-        {"item_id": None, "title": None, "image": None, "image_uri": None, "image_version": None, "updated_at": None, **row}
+        {
+            "item_id": None,
+            "title": None,
+            "image": None,
+            "image_uri": None,
+            "image_version": None,
+            "updated_at": None,
+            **row,
+        }
         for row in rows
     ]
     frame = spark.createDataFrame(filled, COLUMNS)
@@ -217,7 +225,10 @@ def test_a_new_photo_that_cannot_be_fetched_yet_leaves_the_former_content_servin
 
 def test_an_unchanged_refetch_reuses_the_vectors(spark):
     rows = catalogue(spark, {"item_id": "a", "image_uri": "u"})
-    history = [{"of": "a", "hours_ago": 800}, {"of": "a", "hours_ago": 0, "outcome": "unchanged", "run": "tonight"}]
+    history = [
+        {"of": "a", "hours_ago": 800},
+        {"of": "a", "hours_ago": 0, "outcome": "unchanged", "run": "tonight"},
+    ]
     row = states(spark, rows, history).first()
     assert (row["state"], row["served_at"].replace(tzinfo=UTC)) == ("reused", NOW - timedelta(hours=800))
 

@@ -1,0 +1,51 @@
+"""Charts of the run report, as SVG bytes."""
+
+import io
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+COLOURS = ("#2f5fd0", "#d0682f", "#1c8f74", "#8a4fc4", "#b8922a", "#c23b6b")
+DASHES = {"fused": "-", "image": "--", "text": ":"}
+# A fixed salt and no date: the same run gives the same bytes.
+SVG_STYLE: Any = {"svg.hashsalt": "samestyle", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
+    """Recall against ef_search, a line an index, the chosen ef marked; `limit`: the gate's, drawn where it is near.
+
+    indexes: entries of evaluate_index.json, each with module, view, ef_search, recall_curve.
+    """
+    with rc_context(SVG_STYLE):
+        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        axes = figure.subplots()
+        modules = list(dict.fromkeys(index["module"] for index in indexes))
+        for index in indexes:
+            draw_curve(axes, index, COLOURS[modules.index(index["module"]) % len(COLOURS)])
+        lowest = min(point["recall"] for index in indexes for point in index["recall_curve"])
+        if limit is not None and lowest < limit + 0.05:
+            axes.axhline(limit, color="#b3261e", linewidth=1, linestyle=(0, (4, 3)), label="gate's limit")
+        axes.set(xscale="log", xlabel="ef_search (more = slower)", ylabel=f"recall@{indexes[0]['recall']['k']}")
+        efs = sorted({point["ef"] for index in indexes for point in index["recall_curve"]})
+        axes.set_xticks(efs, [str(ef) for ef in efs])
+        axes.minorticks_off()
+        axes.grid(color="#e4e7ec", linewidth=0.8)
+        axes.tick_params(color="#98a2b3")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+        return svg(figure)
+
+
+def draw_curve(axes: Any, index: dict[str, Any], colour: str) -> None:
+    efs, recalls = zip(*[(point["ef"], point["recall"]) for point in index["recall_curve"]], strict=True)
+    name = f"{index['module']}/{index['view']}"
+    axes.plot(efs, recalls, DASHES.get(index["view"], "-"), color=colour, linewidth=1.8, label=name)
+    chosen = dict(zip(efs, recalls, strict=True)).get(index["ef_search"])
+    if chosen is not None:
+        axes.plot(index["ef_search"], chosen, "o", color=colour, markersize=6)
+
+
+def svg(figure: Figure) -> bytes:
+    target = io.BytesIO()
+    figure.savefig(target, format="svg", metadata={"Date": None})
+    return target.getvalue()

@@ -1,0 +1,170 @@
+"""What a run's report shows of the tables: small samples that do not grow with the catalogue, and their photos."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pyspark.sql import DataFrame, Row, Window
+from pyspark.sql import functions as F
+
+from samestyle.code import code_version
+from samestyle.progress import say
+from samestyle.report.report import RECORDS, Affected, Neighbour, Product, Records, Report, Sheet, render
+from samestyle.settings import to_yaml
+from samestyle.tables.neighbours import own_rows
+from samestyle.tables.night import Night
+from samestyle.tables.photos import Photo, images_of, load_photos
+from samestyle.tables.source import read_catalogue
+
+TRIGGERS, PER_BAND = 8, 5
+REASONS, PER_REASON = 12, 6
+AFFECTED_STATES = ("rejected", "degraded", "stale")
+# The worker has tried these photos and failed; it would be no use to try again here.
+SHOWN_REASONS = ("duplicate_id", "no_item_id", "denied")
+PRODUCT_COLUMNS = ("item_id", "title", "image_uri", "supplier_id", "category", "state", "reason", "detail")
+T = TypeVar("T")
+Loader = Callable[[Sequence[Row]], list[Photo]]
+
+
+def write_report(night: Night) -> Path | None:
+    """Write `<run>/report.html`; its path, or None where that failed, which is said in one line. Never raises:
+    a run that has ended is not to fail by its report."""
+    target = night.run.path / "report.html"
+    try:
+        target.write_text(render(collect_report(night)), encoding="utf-8")
+    except Exception as error:
+        say(f"no report {target}: {in_short(error)}")
+        return None
+    return target
+
+
+def collect_report(night: Night) -> Report:
+    """The report's data. What cannot be found out becomes a sentence in `problems`."""
+    problems: list[str] = []
+
+    def attempt(what: str, find: Callable[[], T], otherwise: T) -> T:
+        try:
+            return find()
+        except Exception as error:
+            problems.append(f"{what}: {in_short(error)}")
+            return otherwise
+
+    records = {name: record for name in RECORDS if (record := night.run.read(name)) is not None}
+    has_items, module = "embed" in records, next(iter(records.get("neighbours", {}).get("rows", {})), "")
+    load = photo_loader(night, records, problems)
+    return Report(
+        run_id=night.run.run_id,
+        records=records,
+        settings=to_yaml(night.settings),
+        code_version=code_version(),
+        recall_chart=attempt("recall chart", lambda: recall_chart(records), None),
+        affected=attempt("affected rows", lambda: affected(night.items(), load), ()) if has_items else (),
+        sheet_module=module,
+        sheets=attempt("neighbour sheets", lambda: sheets(night, module, load), ()) if module else (),
+        problems=tuple(problems),
+    )
+
+
+def in_short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def recall_chart(records: Records) -> bytes | None:
+    indexes = records.get("evaluate_index", {}).get("indexes")
+    if not indexes:
+        return None
+    from samestyle.report.charts import recall_curves  # matplotlib takes a second to import
+
+    results = records.get("gate", {}).get("results", [])
+    limits = [result["limit"] for result in results if result["rule"].startswith("recall ")]
+    return recall_curves(indexes, min(limits, default=None))
+
+
+def photo_loader(night: Night, records: Records, problems: list[str]) -> Loader:
+    """Loads photos of rows with item_id and image_uri; those of a binary column from the catalogue itself."""
+    policy, limits, embed = night.fetch_policy(), night.decode_limits(), records.get("embed", {})
+
+    def load(rows: Sequence[Row]) -> list[Photo]:
+        return load_photos(rows, policy, limits)
+
+    def load_binary(rows: Sequence[Row]) -> list[Photo]:
+        source = read_catalogue(night.spark, night.settings.catalogue)
+        if source.version != embed["source_version"]:
+            problems.append("photos: the catalogue has changed since the run read it; they are not shown")
+            return [Photo(None, "not shown") for _ in rows]
+        ids = [row["item_id"] for row in rows if row["item_id"]]
+        return load_photos(rows, policy, limits, images_of(source.rows, ids))
+
+    return load_binary if "image" in embed.get("mapped", ()) else load
+
+
+def affected(items: DataFrame, load: Loader) -> tuple[Affected, ...]:
+    """Rows that did not end well, by state and reason, the most frequent first, each with a few examples."""
+    rows = items.where(F.col("state").isin(*AFFECTED_STATES))
+    counts = rows.groupBy("state", "reason").count().orderBy(F.desc("count"), "state", "reason").limit(REASONS)
+    counted = counts.collect()
+    examples = products(example_rows(rows).collect(), load)
+    return tuple(
+        Affected(
+            c["state"],
+            c["reason"] or "no reason",
+            c["count"],
+            tuple(
+                (p, row["detail"]) for row, p in examples if (row["state"], row["reason"]) == (c["state"], c["reason"])
+            ),
+        )
+        for c in sorted(counted, key=lambda c: AFFECTED_STATES.index(c["state"]))
+    )
+
+
+def example_rows(rows: DataFrame) -> DataFrame:
+    """At most PER_REASON rows a state and reason, by a fixed draw."""
+    drawn = Window.partitionBy("state", "reason").orderBy(F.xxhash64("item_id"), "title")
+    numbered = rows.select(*PRODUCT_COLUMNS, F.row_number().over(drawn).alias("place"))
+    return numbered.where(F.col("place") <= PER_REASON).orderBy("place").limit(REASONS * PER_REASON)
+
+
+def sheets(night: Night, module: str, load: Loader) -> tuple[Sheet, ...]:
+    """The neighbours of a few triggers of one module."""
+    rows = night.warehouse.neighbours.read().where(own_rows(module, night.release_id))
+    triggers = choose_triggers(rows)
+    near = rows.where(F.col("item_id").isin(triggers) & (F.col("rank") <= PER_BAND)).orderBy("rank").collect()
+    ids = list({*triggers, *(row["neighbour_id"] for row in near)})
+    found = night.items().where(F.col("item_id").isin(ids) & F.col("content_key").isNotNull())
+    by_id = {row["item_id"]: product for row, product in products(found.select(*PRODUCT_COLUMNS).collect(), load)}
+
+    def neighbours(trigger: str) -> Iterable[Neighbour]:
+        for row in near:
+            if row["item_id"] == trigger and row["neighbour_id"] in by_id:
+                yield Neighbour(row["band"], row["score"], by_id[row["neighbour_id"]])
+
+    return tuple(Sheet(by_id[t], tuple(neighbours(t))) for t in triggers if t in by_id)
+
+
+def choose_triggers(rows: DataFrame) -> list[str]:
+    """Item ids by a fixed draw, so that tonight's and yesterday's report show the same; those with a same-style
+    neighbour first. rows: schemas.NEIGHBOURS."""
+    chosen: list[str] = []
+    for bands in (("same_style",), ("similar", "duplicate")):
+        best = rows.where(F.col("band").isin(*bands) & (F.col("rank") == 1) & ~F.col("item_id").isin(chosen))
+        # A trigger may be there once a band; twice as many are enough to find TRIGGERS different ones.
+        drawn = best.select("item_id").orderBy(F.xxhash64("item_id"), "item_id").limit(2 * TRIGGERS).collect()
+        chosen += dict.fromkeys(row["item_id"] for row in drawn)
+    return chosen[:TRIGGERS]
+
+
+def products(rows: Sequence[Row], load: Loader) -> list[tuple[Row, Product]]:
+    """Each row with its tile."""
+    hopeless = [row["state"] in AFFECTED_STATES and row["reason"] not in SHOWN_REASONS for row in rows]
+    loaded = iter(load([row for row, skip in zip(rows, hopeless, strict=True) if not skip]))
+    photos = [
+        Photo(None, row["reason"] or "no photo") if skip else next(loaded)
+        for row, skip in zip(rows, hopeless, strict=True)
+    ]
+    return [(row, product(row, photo)) for row, photo in zip(rows, photos, strict=True)]
+
+
+def product(row: Row, photo: Photo) -> Product:
+    names = (row["item_id"], row["title"], row["supplier_id"], row["category"])
+    return Product(*names, photo.jpeg(), photo.missing)

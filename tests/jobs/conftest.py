@@ -1,0 +1,69 @@
+"""Jobs as their users start them, on a small catalogue; the encoder is the real one that set-up exported."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OFFERS = 120
+# Shards of 50 nodes, so that a small catalogue has several.
+SMALL = [f"demo.offers={OFFERS}", "embed.wave_rows=60", "embed.task_rows=30", "evaluation.queries=100"] + [
+    f"modules.{name}.shard_rows=50" for name in ("search", "homepage", "history")
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: its exit code, what it printed, and its run folder (the newest below paths.root)."""
+
+    code: int
+    text: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return sorted((self.root / "runs").iterdir())[-1]
+
+    def record(self, name: str) -> dict:
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    @property
+    def summary(self) -> dict:
+        return self.record("summary")
+
+
+@pytest.fixture
+def run_job(spark):
+    return start_job
+
+
+def start_job(job: str, root: Path, *words: str, small: Sequence[str] = SMALL) -> Ended:
+    """Run a job's main in this process, in the suite's session."""
+    from samestyle.tables.job import job_main
+
+    module = import_module(f"jobs.{job}")
+    printed = io.StringIO()
+    argv = [f"paths.root={root}", *small, *words]
+    with redirect_stdout(printed), redirect_stderr(printed):
+        code = job_main(job, module.__doc__, module.run, starts=job in ("nightly", "embed"), argv=argv)
+    return Ended(code, printed.getvalue(), root)
+
+
+@pytest.fixture(scope="session")
+def night(spark_session, tmp_path_factory) -> Iterator[Ended]:
+    """One finished nightly that many tests look at and none changes."""
+    ended = start_job("nightly", tmp_path_factory.mktemp("night"))
+    assert ended.code == 0, ended.text
+    yield ended
+
+
+@pytest.fixture(scope="session")
+def finished_run(night) -> Path:
+    """paths.root of the finished nightly."""
+    return night.root

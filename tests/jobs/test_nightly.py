@@ -1,0 +1,212 @@
+"""A whole night on a small demo catalogue, and the nights after it."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import functions as F
+
+from samestyle.demo.days import day_changes
+from samestyle.index.exact import exact_search
+from samestyle.release.publish import current_release, verify_release
+from samestyle.release.store import open_store
+from samestyle.serving.searcher import open_release
+from samestyle.tables.warehouse import Warehouse
+
+
+@pytest.fixture
+def tables(spark, night):
+    return Warehouse(spark, str(night.root), "delta")
+
+
+@pytest.fixture(scope="session")
+def release(night):
+    return current_release(open_store(night.root / "store"))[1]
+
+
+def test_the_line_to_grep_says_what_the_summary_says(night):
+    lines = [line for line in night.text.splitlines() if "published release" in line]
+    summary = night.summary
+    counts = summary["counts"]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"samestyle: published release {summary['release_id']}: {summary['items']['search']} items")
+    assert f"{summary['contents_embedded']} embedded, {counts['reused']} reused, {counts['rejected']} rejected" in lines[0]
+    assert "recall@10" in lines[0]
+    assert "same-style R@1 image" in lines[0]
+
+
+def test_demo_stands_in_the_first_and_the_last_line(night):
+    lines = [line for line in night.text.splitlines() if line.strip()]
+    assert "DEMO" in lines[0]
+    assert "DEMO" in lines[-1]
+
+
+def test_every_row_of_the_catalogue_is_accounted_for(night, tables):
+    items = tables.items().read()
+    counts = night.summary["counts"]
+    assert items.count() == counts["read"] == 120
+    assert sum(counts[s] for s in ("fresh", "reused", "stale", "degraded", "rejected")) == 120
+    assert items.where("content_key is null and state != 'rejected'").count() == 0
+    assert items.where("state in ('rejected', 'degraded') and reason is null").count() == 0
+
+
+def test_vectors_have_unit_length_and_missing_views_are_null(tables):
+    rows = tables.embeddings.read().where("outcome in ('embedded', 'degraded')").collect()
+    for row in rows:
+        vectors = {view: row[f"{view}_vector"] for view in ("image", "text", "fused")}
+        assert vectors["fused"] is not None
+        assert (vectors["image"] is None) == (row["image_key"] is None or row["outcome"] == "degraded")
+        assert (vectors["text"] is None) == (row["title_hash"] is None)
+        for vector in filter(None, vectors.values()):
+            assert len(vector) == 256
+            assert abs(np.linalg.norm(vector) - 1) < 1e-5
+        if vectors["image"] is None:
+            assert vectors["fused"] == vectors["text"]
+
+
+def test_each_content_is_embedded_once(tables):
+    embeddings = tables.embeddings.read()
+    contents = tables.items().read().select("wanted_key").where("wanted_key is not null").distinct().count()
+    assert embeddings.count() == contents
+    assert embeddings.select("content_key").distinct().count() == contents
+
+
+def test_a_wave_is_one_commit(spark, tables):
+    from delta.tables import DeltaTable
+
+    contents = tables.embeddings.read().count()
+    history = DeltaTable.forPath(spark, tables.embeddings.path).history().where("operation = 'WRITE'")
+    assert history.count() == -(-contents // 60)
+
+
+def test_every_module_and_view_has_several_shards_with_all_their_items(release, tables):
+    served = tables.items().read().where("content_key is not null")
+    in_stock = served.where("attributes.in_stock").count()
+    expected = {"search": served.count(), "homepage": in_stock}
+    assert {(i.module, i.view) for i in release.indexes} == {
+        ("search", "fused"),
+        ("search", "image"),
+        ("search", "text"),
+        ("homepage", "fused"),
+        ("history", "fused"),
+    }
+    for index in release.indexes:
+        assert len(index.shards) >= 2
+        assert index.orphans == 0
+    for module, count in expected.items():
+        assert release.module_items(module) == count
+
+
+def test_a_node_is_what_was_really_encoded(night, release):
+    """Offers that share photo and title are one node with several items; no node stands in two shards."""
+    store = open_store(night.root / "store")
+    keys = []
+    for shard in release.index("search", "image").shards:
+        rows = pq.read_table(store.path(shard.items_file.key))
+        labels = rows.column("label").to_pylist()
+        assert sorted(set(labels)) == list(range(shard.nodes))
+        assert rows.num_rows == shard.items
+        keys += set(zip(labels, rows.column("node_key").to_pylist(), strict=True))
+    node_keys = [key for _, key in keys]
+    assert len(node_keys) == len(set(node_keys))
+    assert release.index("search", "image").items > len(node_keys)
+
+
+def test_evaluation_columns_never_reach_the_release(night, release):
+    store = open_store(night.root / "store")
+    for ref in release.objects().values():
+        if ref.key.endswith(".parquet"):
+            assert "style_group" not in str(pq.read_schema(store.path(ref.key)))
+
+
+def test_serving_finds_what_exact_search_finds(night, tables, tmp_path):
+    searcher = open_release(night.root / "store", "search", tmp_path)
+    served = tables.items().read().where("content_key is not null").select("item_id", "content_key", "served_at")
+    vectors = tables.embeddings.read().select("content_key", F.col("embedded_at").alias("served_at"), "fused_vector")
+    rows = served.join(vectors, ["content_key", "served_at"]).orderBy("item_id").limit(200).collect()
+    matrix = np.array([r["fused_vector"] for r in rows], dtype=np.float32)
+    ids = [r["item_id"] for r in rows]
+    found = searcher.search(matrix[:10], k=5)
+    _, scores = exact_search(matrix, matrix[:10], 5)
+    for row, hits in enumerate(found):
+        np.testing.assert_allclose([hit.score for hit in hits], scores[row], atol=1e-5)
+        assert hits[0].score > 0.9999
+        assert ids[row] in {hit.item_id for hit in hits if hit.score > 0.9999}
+
+
+def test_neighbours_hold_to_their_bands(night, tables):
+    items = tables.items().read().select("item_id", "supplier_id", "category")
+    other = items.select(*[F.col(c).alias(f"n_{c}") for c in items.columns])
+    rows = tables.neighbours.read().join(items, "item_id").join(other, F.col("neighbour_id") == F.col("n_item_id"))
+    found = rows.collect()
+    assert {r["band"] for r in found} >= {"same_style", "similar"}
+    for r in found:
+        assert r["item_id"] != r["neighbour_id"]
+        assert (r["band"] == "duplicate") == (r["supplier_id"] == r["n_supplier_id"]) or r["band"] == "similar"
+        assert {"same_style": 0.8, "similar": 0.5, "duplicate": 0.95}[r["band"]] <= r["score"] <= 1.0001
+
+
+def test_the_release_verifies_and_the_ledger_names_every_stage(night, release, tables):
+    assert verify_release(open_store(night.root / "store"), release.release_id).objects > 10
+    stages = [r["stage"] for r in tables.runs.read().orderBy("ended_at").collect()]
+    assert stages == ["embed", "build_index", "evaluate_index", "neighbours", "publish"]
+
+
+@pytest.fixture
+def copied(night, tmp_path):
+    """A copy of the finished night that a test may go on with."""
+    root = tmp_path / "copied"
+    shutil.copytree(night.root, root)
+    return root
+
+
+def test_the_same_catalogue_again_embeds_nothing(run_job, copied):
+    ended = run_job("nightly", copied)
+    assert ended.code == 0, ended.text
+    assert ended.summary["contents_embedded"] == 0
+    assert ended.record("embed")["attempted"] == 0
+    assert ended.summary["counts"]["fresh"] == 0
+
+
+def test_day_two_embeds_exactly_the_changed_contents(spark, run_job, copied):
+    """New offers and changed titles or photos cost an encoder call, a new price or stock none."""
+    changes = day_changes(120, 2, 7)
+    ended = run_job("nightly", copied, "demo.day=2")
+    assert ended.code == 0, ended.text
+    items = Warehouse(spark, str(copied), "delta").items().read()
+    fresh = {r["item_id"] for r in items.where("state = 'fresh'").collect()}
+    own = items.where(F.col("item_id").isin([*changes.new, *changes.content_changed]))
+    broken = {r["item_id"] for r in own.where("state in ('degraded', 'rejected')").collect()}
+    shared = {r["item_id"] for r in own.where("state = 'reused'").collect()}  # a content that was there already
+    assert fresh | broken | shared == set(changes.new) | set(changes.content_changed)
+    assert not fresh & set(changes.price_only)
+    assert ended.record("embed")["attempted"] <= len(changes.new) + len(changes.content_changed)
+    assert ended.summary["counts"]["deleted"] == len(changes.withdrawn)
+
+
+def test_each_stage_runs_alone(run_job, copied):
+    before = json.loads((copied / "store" / "channels" / "current").read_text())["release_id"]
+    for job in ("embed", "build_index", "evaluate_index", "neighbours", "publish"):
+        ended = run_job(job, copied)
+        assert ended.code == 0, f"{job}: {ended.text}"
+    after = json.loads((copied / "store" / "channels" / "current").read_text())
+    assert after["previous"] == before
+    assert after["release_id"] == ended.folder.name
+
+
+def test_parquet_tables_serve_as_well(run_job, tmp_path):
+    ended = run_job("nightly", tmp_path, "tables.format=parquet")
+    assert ended.code == 0, ended.text
+    again = run_job("nightly", tmp_path, "tables.format=parquet")
+    assert (again.code, again.summary["contents_embedded"]) == (0, 0)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(run_job, tmp_path):
+    ended = run_job("nightly", tmp_path, "--dry-run")
+    assert ended.code == 0, ended.text
+    assert "120 rows" in ended.text
+    assert "contents, in waves of 60" in ended.text
+    assert "MiB of memory a shard" in ended.text
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "warehouse") == ["demo"]
