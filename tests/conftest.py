@@ -1,6 +1,7 @@
 """What all rooms of tests share: the checkout, the real data where it is there, one Spark session for the suite."""
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ def spark_session() -> Iterator:
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["SAMESTYLE_HOME"] = str(ROOT)
     jars = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))
     builder = SparkSession.builder.appName("tests").config("spark.jars", jars)
     for line in (ROOT / "conf" / "spark" / "demo.conf").read_text().splitlines():

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -97,6 +97,11 @@ def write_demo_catalogue(
             f"the demo catalogue could not be written below {root}: {problem.strerror or problem}; "
             "name a folder that exists or can be made, may be written, and has room (10 MB for 300 offers)"
         ) from problem
+    except BrokenExecutor as problem:
+        raise UsageError(
+            f"a process that draws demo photos ended early ({problem}); a script that starts them needs the guard "
+            f'`if __name__ == "__main__"`: add it, or draw with processes=1 instead of {processes}'
+        ) from problem
     return written
 
 
@@ -152,7 +157,10 @@ def _complete(written: DemoCatalogue) -> bool:
     """Whether the day is there. The catalogue is written last: where it is, all else is."""
     if not written.path.exists() or not written.clicks_path.exists():
         return False
-    metadata = pq.read_schema(written.path).metadata or {}
+    try:
+        metadata = pq.read_schema(written.path).metadata or {}
+    except pa.ArrowInvalid:
+        return False
     return metadata.get(b"samestyle.demo") == VERSION.encode()
 
 

@@ -20,8 +20,11 @@ def write_photo(photo: Photo, root: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_bytes(encode(photo))
-    temporary.replace(target)
+    try:
+        temporary.write_bytes(encode(photo))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def encode(photo: Photo) -> bytes:

@@ -1,6 +1,7 @@
 """The demo catalogue as files: the same bytes every time, written once, and its unusual photos as promised."""
 
 import hashlib
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -74,21 +75,23 @@ def test_a_rerun_writes_nothing(demo: DemoCatalogue) -> None:
 
 
 def test_a_killed_run_is_finished_by_the_next(demo: DemoCatalogue, tmp_path: Path) -> None:
-    partial = write_demo_catalogue(tmp_path, SIZE, processes=1)
-    partial.path.unlink()
-    lost = sorted(tmp_path.glob("images/*/*"))[::7]
-    for path in lost:
+    shutil.copytree(demo.image_root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / demo.path.relative_to(demo.image_root)).unlink()
+    for path in sorted(tmp_path.glob("images/*/*"))[::7]:
         path.unlink()
     write_demo_catalogue(tmp_path, SIZE, processes=1)
     assert digests(tmp_path) == digests(demo.image_root)
 
 
 def test_a_new_day_draws_only_new_photos(demo: DemoCatalogue, tmp_path: Path) -> None:
-    for day in (1, 2):
-        write_demo_catalogue(tmp_path, SIZE, day, processes=1)
+    shutil.copytree(demo.image_root, tmp_path, dirs_exist_ok=True)
+    said: list[str] = []
+    write_demo_catalogue(tmp_path, SIZE, day=2, processes=1, progress=said.append)
     first, both = digests(demo.image_root), digests(tmp_path)
     assert {name: both[name] for name in first} == first
-    assert 1 <= sum(name.startswith("images") for name in both.keys() - first.keys()) <= 3
+    drawn = sum(name.startswith("images") for name in both.keys() - first.keys())
+    assert 1 <= drawn <= 3
+    assert f"demo catalogue: {drawn} of {drawn} photos drawn" in said
 
 
 @pytest.mark.parametrize("kind", [kind for kind, broken in BROKEN.items() if not broken])
@@ -143,6 +146,14 @@ def test_colours_and_suppliers_change_the_picture(photo: Photo) -> None:
 def test_senseless_counts_are_refused(tmp_path: Path, offers: int, day: int) -> None:
     with pytest.raises(UsageError, match=f"found {offers} offers, day {day}"):
         write_demo_catalogue(tmp_path, offers, day)
+
+
+def test_a_damaged_table_is_written_anew(demo: DemoCatalogue, tmp_path: Path) -> None:
+    shutil.copytree(demo.image_root, tmp_path, dirs_exist_ok=True)
+    table = tmp_path / demo.path.relative_to(demo.image_root)
+    table.write_bytes(b"half a file")
+    write_demo_catalogue(tmp_path, SIZE, processes=1)
+    assert table.read_bytes() == demo.path.read_bytes()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

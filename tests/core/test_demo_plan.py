@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from functools import cache
 from itertools import combinations
 
 import pytest
@@ -14,6 +15,11 @@ from samestyle.demo.words import KINDS
 SIZE, SEED = 3000, 7
 
 
+@cache
+def by_id(day: int) -> dict[str, dict]:
+    return {row["item_id"]: row for row in catalogue_table(SIZE, day, SEED).to_pylist()}
+
+
 @pytest.fixture(scope="module")
 def listings() -> list[Listing]:
     return list(shelf(SIZE, SEED, 1).listings.values())
@@ -21,11 +27,7 @@ def listings() -> list[Listing]:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    return catalogue_table(SIZE, 1, SEED).to_pylist()
-
-
-def by_id(day: int) -> dict[str, dict]:
-    return {row["item_id"]: row for row in catalogue_table(SIZE, day, SEED).to_pylist()}
+    return list(by_id(1).values())
 
 
 def test_counts(rows: list[dict]) -> None:

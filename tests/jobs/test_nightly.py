@@ -172,7 +172,7 @@ def test_the_same_catalogue_again_embeds_nothing(run_job, copied):
 
 def test_day_two_embeds_exactly_the_changed_contents(spark, run_job, copied):
     """New offers and changed titles or photos cost an encoder call, a new price or stock none."""
-    changes = day_changes(120, 2, 7)
+    changes = day_changes(120, 7, 2)
     ended = run_job("nightly", copied, "demo.day=2")
     assert ended.code == 0, ended.text
     items = Warehouse(spark, str(copied), "delta").items().read()
