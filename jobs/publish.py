@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pyspark.sql import SparkSession
 
 from samestyle.progress import say
+from samestyle.release.gate import failures
 from samestyle.release.publish import publish
 from samestyle.release.retention import collect_garbage
 from samestyle.tables.job import job_main
@@ -15,8 +16,9 @@ from samestyle.tables.publication import judged_manifest
 def run(spark: SparkSession, night: Night) -> None:
     manifest = judged_manifest(night)
     night.run.write("gate", {"results": [asdict(result) for result in manifest.gate]})
-    for result in manifest.gate:
-        say(f"gate {'passed' if result.passed else 'REFUSED'}: {result.sentence}")
+    for result in failures(manifest.gate):
+        say(f"gate REFUSED: {result.sentence}")
+    say(f"gate: {len(manifest.gate) - len(failures(manifest.gate))} of {len(manifest.gate)} rules passed")
     night.lease.check()
     release = night.settings.release
     publish(night.store, manifest, release.channel, night.channel_named, night.force)

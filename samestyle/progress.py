@@ -1,5 +1,6 @@
 """What a person sees while a stage runs: done, rows a second, rejects, time left. One line, redrawn."""
 
+import math
 import sys
 import threading
 import time
@@ -10,6 +11,19 @@ from typing import TextIO
 
 def say(text: str, stream: TextIO | None = None) -> None:
     print(f"samestyle: {text}", file=stream or sys.stdout, flush=True)
+
+
+def at_most_every(seconds: float, tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Like `tell`, but silent for some seconds after each text: for whoever reports every small step."""
+    last = -math.inf
+
+    def seldom(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            tell(text)
+
+    return seldom
 
 
 class Progress:

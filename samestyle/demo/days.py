@@ -90,7 +90,7 @@ def _next_day(before: Shelf, stock: Iterator[Offer], seed: int, day: int) -> She
 
 def _edited(row: Listing, day: int) -> Listing:
     """A new title or a new photo, whichever the offer has and its number says."""
-    titled = row.offer.role == "no_image" or (row.offer.role != "no_title" and row.offer.serial % 2 == 0)
+    titled = row.offer.role == "no_image" or (not row.offer.untitled and row.offer.serial % 2 == 0)
     if titled:
         return replace(row, title_edits=row.title_edits + 1, updated_day=day)
     return replace(row, photo_edits=row.photo_edits + 1, updated_day=day)

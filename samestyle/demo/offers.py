@@ -101,6 +101,11 @@ class Offer:
     def item_id(self) -> str:
         return f"item-{self.serial:06d}"
 
+    @property
+    def untitled(self) -> bool:
+        """No title: some offers with a good photo, and some with a broken one, which nothing can be made of."""
+        return self.role == "no_title" or (BROKEN.get(self.role, False) and self.serial % 3 == 0)
+
 
 def supplier(seed: int, number: int) -> Supplier:
     """The supplier of that number, always the same one for a seed."""

@@ -15,7 +15,7 @@ from .shapes import LYING, Part, parts
 from .words import COLOURS
 
 # Part of every file name: raise it when the drawings change, so that old files are not taken for new ones.
-DRAWING = 4
+DRAWING = 5
 SUFFIX = {"gif": "gif", "rgba_png": "png", "huge": "png"}
 WOODS = (0xB98450, 0x8E5F3A, 0xD3A873, 0x6E4A33)
 # Pixels a unit of the small picture in which shadows are blurred.

@@ -12,7 +12,7 @@ EDITS = ("2026", "new edition", "restocked", "improved", "last pieces")
 def title(listing: Listing, seed: int) -> str | None:
     """The title of a listing, or None where the supplier gave none."""
     offer = listing.offer
-    if offer.role == "no_title":
+    if offer.untitled:
         return None
     original = offer.source if offer.role == "near_duplicate" and offer.source else offer
     text = _worded(original, seed)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#2f5fd0", "#d0682f", "#1c8f74", "#8a4fc4", "#b8922a", "#c23b6b")
 DASHES = {"fused": "-", "image": "--", "text": ":"}
 # A fixed salt and no date: the same run gives the same bytes.
-SVG_STYLE: Any = {"svg.hashsalt": "samestyle", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+SVG_STYLE: Any = {"svg.hashsalt": "samestyle", "font.size": 12, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
@@ -18,7 +18,7 @@ def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
     indexes: entries of evaluate_index.json, each with module, view, ef_search, recall_curve.
     """
     with rc_context(SVG_STYLE):
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         modules = list(dict.fromkeys(index["module"] for index in indexes))
         for index in indexes:
@@ -26,13 +26,14 @@ def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
         lowest = min(point["recall"] for index in indexes for point in index["recall_curve"])
         if limit is not None and lowest < limit + 0.05:
             axes.axhline(limit, color="#b3261e", linewidth=1, linestyle=(0, (4, 3)), label="gate's limit")
-        axes.set(xscale="log", xlabel="ef_search (more = slower)", ylabel=f"recall@{indexes[0]['recall']['k']}")
+        axes.set(xscale="log", xlabel="ef_search (more is slower)", ylabel=f"recall@{indexes[0]['recall']['k']}")
         efs = sorted({point["ef"] for index in indexes for point in index["recall_curve"]})
         axes.set_xticks(efs, [str(ef) for ef in efs])
         axes.minorticks_off()
+        axes.set_ylim(min(lowest - 0.002, 0.98), 1.001)  # differences of a thousandth are not to look like cliffs
         axes.grid(color="#e4e7ec", linewidth=0.8)
         axes.tick_params(color="#98a2b3")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=11)
         return svg(figure)
 
 

@@ -35,7 +35,7 @@ class Served:
         return self.warehouse.items().read(self.manifest.items_version)
 
     def vectors(self) -> DataFrame:
-        """The served items with image_vector, text_vector and fused_vector, each null where an item has no such view."""
+        """The served items with image_vector, text_vector and fused_vector, null where it has no such view."""
         return embeddings_by_item(self.items(), self.warehouse.embeddings_of(self.manifest.encoder.encoder_id))
 
     def neighbours(self, module: str) -> DataFrame:
@@ -55,7 +55,9 @@ def open_served(spark: SparkSession, root: str | Path, channel: str = "current")
     """What `channel` names below paths.root. Raises UsageError where nothing is published there."""
     found = current_release(open_store(f"{root}/store"), channel)
     if found is None:
-        raise UsageError(f"channel {channel} of {root} names no release: run ./spark-submit.sh nightly paths.root={root}")
+        raise UsageError(
+            f"channel {channel} of {root} names no release: run ./spark-submit.sh nightly paths.root={root}"
+        )
     settings = Settings.model_validate(found[1].settings)
     # The folder may have been moved since.
     paths = settings.paths.model_copy(update={"root": str(root)})

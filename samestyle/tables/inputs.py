@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from samestyle.demo.catalogue import write_demo_catalogue
+from samestyle.progress import at_most_every
+from samestyle.progress import at_most_every
 from samestyle.runs import paths_root
 from samestyle.settings import Settings
 
@@ -14,11 +16,11 @@ def with_demo_catalogue(settings: Settings, say: Callable[[str], None]) -> Setti
     if not settings.is_demo_catalogue:
         return settings
     demo = write_demo_catalogue(
-        paths_root(settings) / "demo",
+        paths_root(settings) / "catalogue",
         settings.demo.offers,
         settings.demo.day,
         settings.demo.seed,
-        progress=say,
+        progress=at_most_every(5, say),
     )
     named = {
         "path": str(demo.path),

@@ -1,5 +1,6 @@
 """What a run's report shows of the tables: small samples that do not grow with the catalogue, and their photos."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from samestyle.tables.night import Night
 from samestyle.tables.photos import Photo, images_of, load_photos
 from samestyle.tables.source import read_catalogue
 
-TRIGGERS, PER_BAND = 8, 5
+TRIGGERS, DRAWN, PER_BAND = 8, 40, 5
 REASONS, PER_REASON = 12, 6
 AFFECTED_STATES = ("rejected", "degraded", "stale")
 # The worker has tried these photos and failed; it would be no use to try again here.
@@ -128,11 +129,11 @@ def example_rows(rows: DataFrame) -> DataFrame:
 def sheets(night: Night, module: str, load: Loader) -> tuple[Sheet, ...]:
     """The neighbours of a few triggers of one module."""
     rows = night.warehouse.neighbours.read().where(own_rows(module, night.release_id))
-    triggers = choose_triggers(rows)
+    items = night.items().where(F.col("content_key").isNotNull()).select(*PRODUCT_COLUMNS)
+    triggers = choose_triggers(rows, items)
     near = rows.where(F.col("item_id").isin(triggers) & (F.col("rank") <= PER_BAND)).orderBy("rank").collect()
     ids = list({*triggers, *(row["neighbour_id"] for row in near)})
-    found = night.items().where(F.col("item_id").isin(ids) & F.col("content_key").isNotNull())
-    by_id = {row["item_id"]: product for row, product in products(found.select(*PRODUCT_COLUMNS).collect(), load)}
+    by_id = {row["item_id"]: tile for row, tile in products(items.where(F.col("item_id").isin(ids)).collect(), load)}
 
     def neighbours(trigger: str) -> Iterable[Neighbour]:
         for row in near:
@@ -142,16 +143,28 @@ def sheets(night: Night, module: str, load: Loader) -> tuple[Sheet, ...]:
     return tuple(Sheet(by_id[t], tuple(neighbours(t))) for t in triggers if t in by_id)
 
 
-def choose_triggers(rows: DataFrame) -> list[str]:
-    """Item ids by a fixed draw, so that tonight's and yesterday's report show the same; those with a same-style
-    neighbour first. rows: schemas.NEIGHBOURS."""
+def choose_triggers(rows: DataFrame, items: DataFrame) -> list[str]:
+    """Item ids by a fixed draw, so that tonight's and yesterday's report show the same: those with a same-style
+    neighbour first, and of these one a category before a second. rows: schemas.NEIGHBOURS."""
     chosen: list[str] = []
     for bands in (("same_style",), ("similar", "duplicate")):
-        best = rows.where(F.col("band").isin(*bands) & (F.col("rank") == 1) & ~F.col("item_id").isin(chosen))
-        # A trigger may be there once a band; twice as many are enough to find TRIGGERS different ones.
-        drawn = best.select("item_id").orderBy(F.xxhash64("item_id"), "item_id").limit(2 * TRIGGERS).collect()
-        chosen += dict.fromkeys(row["item_id"] for row in drawn)
+        if len(chosen) < TRIGGERS:
+            best = rows.where(F.col("band").isin(*bands) & (F.col("rank") == 1) & ~F.col("item_id").isin(chosen))
+            draw = best.select("item_id").orderBy(F.xxhash64("item_id"), "item_id").limit(DRAWN).collect()
+            ids = list(dict.fromkeys(row["item_id"] for row in draw))
+            known = items.where(F.col("item_id").isin(ids)).select("item_id", "category").collect()
+            chosen += one_a_category(ids, {row["item_id"]: row["category"] for row in known})
     return chosen[:TRIGGERS]
+
+
+def one_a_category(ids: Sequence[str], categories: dict[str, str | None]) -> list[str]:
+    """The ids, the first of each category before all second ones."""
+    seen: Counter[str | None] = Counter()
+    turns = {}
+    for item_id in ids:
+        turns[item_id] = seen[categories.get(item_id)]
+        seen[categories.get(item_id)] += 1
+    return sorted(ids, key=lambda item_id: turns[item_id])  # stable: the draw's order within a turn
 
 
 def products(rows: Sequence[Row], load: Loader) -> list[tuple[Row, Product]]:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import BinaryType
 
 from samestyle.errors import InputError, UsageError
 from samestyle.settings import Catalogue, Clicks
@@ -38,6 +39,7 @@ def read_catalogue(spark: SparkSession, catalogue: Catalogue) -> Source:
         raise missing("catalogue.columns.item_id", "item_id", raw.columns)
     if not mapping.keys() & {"title", "image", "image_uri"}:
         raise missing("catalogue.columns.title (or image, image_uri)", "title, image, image_uri", raw.columns)
+    mapping = without_uri_as_image(mapping, raw)
     for attribute in catalogue.attributes:
         if attribute not in raw.columns:
             raise missing("catalogue.attributes", attribute, raw.columns)
@@ -131,6 +133,20 @@ def map_columns(raw: DataFrame, wanted: dict[str, str | None], section: str) -> 
         if theirs is not None or ours in raw.columns:
             mapping[ours] = theirs or ours
     return mapping
+
+
+def without_uri_as_image(mapping: dict[str, str], raw: DataFrame) -> dict[str, str]:
+    """The mapping, less an `image` that image_uri names as well. Raises UsageError for an `image` that is not binary."""
+    name = mapping.get("image")
+    if name is None or isinstance(raw.schema[name].dataType, BinaryType):
+        return mapping
+    if mapping.get("image_uri") == name:
+        return {ours: theirs for ours, theirs in mapping.items() if ours != "image"}
+    # A cast would take the letters of an address for the bytes of a photo, and every photo for a broken one.
+    raise UsageError(
+        f"column {name} is {raw.schema[name].dataType.simpleString()} and catalogue.columns.image has to be binary: "
+        f"if it says where the photos lie, set catalogue.columns.image_uri={name}"
+    )
 
 
 def our_columns(mapping: dict[str, str], types: dict[str, str]) -> list[Column]:

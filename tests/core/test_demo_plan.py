@@ -52,7 +52,7 @@ def test_about_one_percent_of_photos_is_broken(listings: list[Listing]) -> None:
 
 def test_missing_columns_match_the_roles(listings: list[Listing], rows: list[dict]) -> None:
     for listing, row in zip(listings, rows, strict=True):
-        assert (row["title"] is None) == (listing.offer.role == "no_title")
+        assert (row["title"] is None) == listing.offer.untitled
         assert (row["image_uri"] is None) == (listing.offer.role == "no_image")
 
 

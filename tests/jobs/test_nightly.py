@@ -209,4 +209,4 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run_job, tmp_path):
     assert "120 rows" in ended.text
     assert "contents, in waves of 60" in ended.text
     assert "MiB of memory a shard" in ended.text
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "warehouse") == ["demo"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "warehouse") == ["catalogue"]

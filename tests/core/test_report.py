@@ -1,0 +1,272 @@
+"""The report's page, from plain data: whatever is missing or hostile, it is one file, readable and harmless."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from samestyle.report.charts import recall_curves
+from samestyle.report.report import Affected, Neighbour, Product, Report, Sheet, plain, render
+
+RUN = "20260102T030405-abcdef"
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "{{ 7 * 7 }}{% raw %}",
+    "nul \x00 escape \x1b[31m",
+    "half a pair \ud800",
+    "right \u202eto left\u202d",
+    "عنوان المنتج",
+    "x" * 10_000,
+)
+INDEX = {
+    "module": "search",
+    "view": "fused",
+    "shards": [
+        {"items": 6, "nodes": 5, "orphans": 0, "graph": {"bytes": 1_500_000}, "items_file": {"bytes": 500_000}},
+        {"items": 4, "nodes": 4, "orphans": 1, "graph": {"bytes": 1_000_000}, "items_file": {"bytes": 0}},
+    ],
+}
+MEASURED = {
+    "module": "search",
+    "view": "fused",
+    "ef_search": 20,
+    "recall": {"k": 10, "value": 0.97, "low": 0.94, "high": 0.99, "queries": 500},
+    "recall_curve": [{"ef": 10, "recall": 0.93}, {"ef": 20, "recall": 0.97}, {"ef": 40, "recall": 0.99}],
+}
+COUNTS = {"read": 10, "fresh": 4, "reused": 2, "stale": 1, "degraded": 1, "rejected": 2, "deleted": 3}
+SECTION_IDS = {"ledger", "neighbours", "indexes", "styles", "gate", "affected", "timings", "run", "settings", "notes"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: tags with their attributes, section ids, and all text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def ids(self) -> set[str | None]:
+        return {attributes["id"] for _, attributes in self.tags if "id" in attributes}
+
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def gate_result(rule: str, passed: bool, sentence: str) -> dict:
+    return {"rule": rule, "passed": passed, "value": 0.94, "limit": 0.9, "sentence": sentence}
+
+
+def summary(**facts) -> dict:
+    ended = {"started_at": "2026-01-02T03:04:05+00:00", "ended_at": "2026-01-02T03:06:10+00:00"}
+    return {"run_id": RUN, "outcome": "done", "exit_code": 0, "error": None, **ended, "notes": [], **facts}
+
+
+def records() -> dict:
+    """Those of a night that published."""
+    recall = {"search/fused": MEASURED["recall"]}
+    return {
+        "start": {"source_version": "files-1", "encoder_id": "enc-1", "settings_digest": "d1", "parent": "release-0"},
+        "embed": {"counts": COUNTS, "attempted": 8, "contents_embedded": 5},
+        "build_index": {"indexes": [INDEX], "notes": []},
+        "evaluate_index": {
+            "indexes": [MEASURED],
+            "style_recall": {"image": {"value": 0.8, "low": 0.7, "high": 0.9, "queries": 100}},
+        },
+        "gate": {"results": [gate_result("recall search/fused", True, "recall is fine")]},
+        "timings": {"embed": 60.0, "build_index": 65.0},
+        "summary": summary(
+            release_id="release-1",
+            channel="current",
+            counts=COUNTS,
+            contents_embedded=5,
+            recall=recall,
+            notes=["module history skipped: it needs a click log"],
+        ),
+    }
+
+
+def photo(seed: int = 0, size: int = 112) -> bytes:
+    """Noise: the largest JPEG that a thumbnail can become."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+
+
+def full_report(title: str = "A red mug", records: dict = records()) -> Report:  # noqa: B008 (never changed)
+    mug = Product("item-1", title, "supplier-1", "Home/Mugs", photo())
+    other = Product("item-2", "Another red mug", "supplier-2", "Home/Mugs", None, "timeout")
+    return Report(
+        RUN,
+        records,
+        settings="env: demo\npaths:\n  root: data\n",
+        code_version="0.1.0",
+        recall_chart=recall_curves([MEASURED], 0.9),
+        affected=(Affected("rejected", "truncated", 2, ((Product("item-3", title, missing="truncated"), "5 bytes"),)),),
+        sheet_module="search",
+        sheets=(Sheet(mug, (Neighbour("same_style", 0.91, other), Neighbour("duplicate", 0.99, mug))),),
+    )
+
+
+def test_a_night_that_published_has_every_section():
+    page = Page(render(full_report()))
+    words = page.words()
+    assert page.ids() == SECTION_IDS
+    assert "Published Release release-1 is what channel current names now." in words
+    assert "10 read = 4 fresh + 2 reused + 1 stale + 1 degraded + 2 rejected" in words
+    assert "adds up" in words
+    assert "3 deleted since the parent release 8 contents attempted 5 contents embedded" in words
+    assert "search/ fused 0.9700 0.940 to 0.990, 500 queries 10 9 2 3.0 1 20" in words
+    assert "image 0.800 0.700 to 0.900, 100 queries" in words
+    assert "passed recall search/fused 0.9400 0.9000 recall is fine" in words
+    assert "rejected truncated · 2 rows" in words
+    assert "Same style, other suppliers timeout 0.91 Another red mug supplier-2" in words
+    assert "Duplicates, same supplier 0.99 A red mug supplier-1" in words
+    assert "module history skipped" in words
+    assert "took 2:05 min" in words
+    assert "embed 1:00 min build_index 1:05 min" in words
+
+
+def test_the_page_needs_nothing_else():
+    html = render(full_report())
+    page = Page(html)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form", "a"}
+    sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
+    assert len(sources) == 3  # the trigger, its duplicate, the chart
+    assert all(source.startswith("data:image/") for source in sources)
+    assert any(
+        a.get("http-equiv") == "Content-Security-Policy" and "default-src 'none'" in a["content"] for _, a in page.tags
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text(text: str):
+    hostile = records()
+    hostile["summary"] |= {"outcome": "failed", "error": f"{text}\n{text}", "notes": [text], "source": text}
+    hostile["gate"]["results"][0] |= {"rule": plain(text), "sentence": text}
+    report = full_report(text, hostile)
+    html = render(Report(**{**vars(report), "settings": text, "problems": (text,), "sheet_module": text}))
+    html.encode("utf-8")
+    page = Page(html)
+    expected = Page(render(full_report()))
+    tags = {"script", "details", "pre"}
+    assert {t for t, _ in page.tags} <= {t for t, _ in expected.tags} | {"details", "pre", "summary", "ul", "li"}
+    assert "<script" not in html
+    assert "49" not in page.words() or "{{ 7 * 7 }}" in page.words()
+    assert not [name for tag, attributes in page.tags for name in attributes if name.startswith("on")], tags
+    assert not set(map(chr, range(32))) - set("\t\n") & set(html)
+    assert html.count("x" * 700) <= html.count("x" * 10_000) * 15  # whole only in the error's and settings' own boxes
+
+
+def test_titles_are_cut_and_cleaned():
+    assert plain("a\x00b\r\nc", 20) == "a b c"
+    assert plain("x" * 10_000, 20) == "x" * 19 + "…"
+    assert plain("x" * 20, 20) == "x" * 20
+    assert plain(None) == ""
+
+
+def test_a_run_that_failed_early_says_why_and_what_serves():
+    early = {
+        "start": {"parent": "release-0", "source_version": "files-1", "encoder_id": "enc-1"},
+        "summary": summary(outcome="failed", exit_code=5, error="cannot read shop.items: no such table\n at java.lang"),
+    }
+    page = Page(render(Report(RUN, early)))
+    assert page.ids() == {"run"}
+    assert "Failed (exit code 5) cannot read shop.items: no such table Release release-0 keeps serving." in page.words()
+    assert "at java.lang" in page.text
+
+
+def test_a_refused_night_names_the_rules_first():
+    refused = records()
+    refused["gate"]["results"].append(gate_result("orphans search/fused", False, "1 vector cannot be found"))
+    refused["summary"] = summary(outcome="refused", exit_code=3, error="x", gate_refused=["1 vector cannot be found"])
+    words = Page(render(full_report(records=refused))).words()
+    assert "Refused by the gate 1 vector cannot be found Release release-0 keeps serving." in words
+    assert "1 of 2 rules passed." in words
+    assert words.index("refused orphans search/fused") < words.index("passed recall search/fused")
+
+
+def test_a_refused_preflight_gives_its_sentence():
+    refused = {
+        "start": {"parent": None},
+        "summary": summary(outcome="refused", exit_code=3, error="the catalogue is empty"),
+    }
+    words = Page(render(Report(RUN, refused))).words()
+    assert "Refused by the preflight the catalogue is empty No release was there before, so nothing serves." in words
+
+
+def test_a_forced_release_says_so():
+    forced = records()
+    forced["summary"] |= {"forced": "sale starts", "gate_refused": ["1 vector cannot be found"]}
+    words = Page(render(full_report(records=forced))).words()
+    assert "Published by force" in words
+    assert "Reason given: sale starts 1 vector cannot be found" in words
+
+
+def test_sums_that_do_not_add_up_are_shown():
+    wrong = records()
+    wrong["embed"] = {**wrong["embed"], "counts": {**COUNTS, "read": 11}}
+    assert "does not add up" in Page(render(full_report(records=wrong))).words()
+
+
+def test_a_section_that_cannot_be_made_costs_only_itself():
+    broken = records()
+    broken["embed"] = {"counts": {}}
+    page = Page(render(full_report(records=broken)))
+    assert page.ids() == SECTION_IDS - {"ledger"} | {"problems"}
+    assert "ledger: the run's records are not as expected (KeyError: 'read')" in page.words()
+
+
+def test_no_records_at_all():
+    page = Page(render(Report(RUN, {})))
+    assert "Not finished" in page.words()
+    assert page.ids() == {"run"}
+
+
+def test_products_without_photo_title_and_supplier_have_a_tile():
+    bare = Product(None, None, missing="no photo")
+    html = render(
+        Report(RUN, {}, sheets=(Sheet(bare, ()),), affected=(Affected("rejected", "no_item_id", 1, ((bare, None),)),))
+    )
+    words = Page(html).words()
+    assert "no photo no title no id No neighbours." in words
+
+
+def test_the_largest_report_stays_below_three_megabytes():
+    tiles = [Product(f"item-{n}", "t" * 500, "s" * 500, None, photo(n)) for n in range(15)]
+    sheet = Sheet(tiles[0], tuple(Neighbour("similar", 0.5, tile) for tile in tiles))
+    groups = tuple(
+        Affected("rejected", f"reason-{n}", 9, tuple((tile, "d" * 500) for tile in tiles[:6])) for n in range(12)
+    )
+    html = render(
+        Report(RUN, records(), sheets=(sheet,) * 8, affected=groups, recall_chart=recall_curves([MEASURED], 0.9))
+    )
+    assert len(html.encode()) < 3_000_000
+
+
+def test_the_recall_chart_is_the_same_every_time():
+    image = MEASURED | {"view": "image", "ef_search": 10}
+    first, second = (recall_curves([MEASURED, image], 0.9) for _ in range(2))
+    assert first == second
+    assert ElementTree.fromstring(first).tag.endswith("svg")
+    assert b"search/fused" in first
+    assert b"search/image" in first
+
+
+def test_the_room_needs_no_spark():
+    code = "import sys; sys.modules['pyspark'] = None; import samestyle.report.report, samestyle.report.sheets"
+    subprocess.run([sys.executable, "-c", code], check=True)
