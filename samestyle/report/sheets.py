@@ -33,13 +33,13 @@ def category_map(axes: Axes, points: np.ndarray, categories: Sequence[str | None
     labels = np.array([category or "none" for category in categories])
     for name in names:
         chosen = points[labels == name]
-        axes.scatter(*chosen.T, s=16, color=colours[name], label=leaf(name), linewidths=0)
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=16, color=colours[name], label=leaf(name), linewidths=0)
     clean(axes, title)
 
 
 def photo_map(axes: Axes, points: np.ndarray, photos: Sequence[Pixels], zoom: float = 0.32, title: str = "") -> None:
     """Photos at their places, later ones on top. points: (n, 2)."""
-    axes.scatter(*points.T, s=1, alpha=0)  # sets the limits; the photos do not
+    axes.scatter(points[:, 0], points[:, 1], s=1, alpha=0)  # sets the limits; the photos do not
     for point, pixels in zip(points, photos, strict=True):
         if pixels is not None:
             box = AnnotationBbox(OffsetImage(pixels, zoom=zoom), tuple(point), pad=0.1, frameon=True)
@@ -48,8 +48,13 @@ def photo_map(axes: Axes, points: np.ndarray, photos: Sequence[Pixels], zoom: fl
     clean(axes, title)
 
 
-def photo_sheet(rows: Sequence[Sequence[Pixels]], captions: Sequence[Sequence[str]], side: float = 1.25) -> Figure:
-    """Photos in rows, the first of each framed as the query. `captions`: a text a photo; side: inches a photo."""
+def photo_sheet(
+    rows: Sequence[Sequence[Pixels]], captions: Sequence[Sequence[str]], names: Sequence[str] = (), side: float = 1.25
+) -> Figure:
+    """Photos in rows, the first of each framed as the query.
+
+    captions: a text a photo; names: a text a row, or none; side: inches a photo.
+    """
     columns = max(len(row) for row in rows)
     figure = Figure(figsize=(columns * side, len(rows) * side * 1.42), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -59,7 +64,30 @@ def photo_sheet(rows: Sequence[Sequence[Pixels]], captions: Sequence[Sequence[st
                 photo_cell(axes, photos[place], texts[place], framed=place == 0)
             else:
                 axes.set_axis_off()
+    for axes, name in zip(grid[:, 0], names, strict=False):
+        axes.set_ylabel(name, fontsize=9, color=INK)
     return figure
+
+
+def neighbour_sheet(
+    queries: Sequence[int] | np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    photos: Sequence[Pixels],
+    titles: Sequence[str],
+    names: Sequence[str] = (),
+) -> Figure:
+    """A row a query: its photo, then those of what was found, without itself, each with its score.
+
+    queries: (q,) and labels: (q, k) place in `photos` and `titles`; scores: (q, k); names: a text a row, or none.
+    """
+    rows, captions = [], []
+    for query, found, near in zip(queries, labels, scores, strict=True):
+        others = [(label, score) for label, score in zip(found, near, strict=True) if label != query]
+        rows.append([photos[query], *(photos[label] for label, _ in others)])
+        captions.append([titles[query], *(f"{score:.2f}  {titles[label]}" for label, score in others)])
+    width = min(map(len, rows))  # where equal vectors have pushed the query itself out of the list
+    return photo_sheet([row[:width] for row in rows], [texts[:width] for texts in captions], names)
 
 
 def photo_cell(axes: Axes, pixels: Pixels, caption: str, framed: bool = False) -> None:

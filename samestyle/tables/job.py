@@ -67,7 +67,7 @@ def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argpars
     parser.add_argument("--dry-run", action="store_true", help="print the settings and the plan, write nothing")
     parser.add_argument("--run", metavar="RUN_ID", help="the run that a stage alone goes on with; default: the latest")
     parser.add_argument("--force", metavar="REASON", help="publish although the gate refuses; the reason is recorded")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # a setting may stand behind an option as well
 
 
 @contextmanager

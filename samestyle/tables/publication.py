@@ -7,6 +7,7 @@ from typing import Any
 
 from samestyle.code import code_version
 from samestyle.encoder.registry import local_copy
+from samestyle.errors import RefusedError
 from samestyle.release.gate import run_gate
 from samestyle.release.manifest import EncoderEntry, Manifest, decode
 from samestyle.tables.night import Night
@@ -20,6 +21,12 @@ def judged_manifest(night: Night) -> Manifest:
 
 def assemble(night: Night) -> Manifest:
     embed, evaluated = night.run.required("embed"), night.run.required("evaluate_index")
+    if not evaluated["indexes"]:
+        counts = embed["counts"]
+        raise RefusedError(
+            f"there is nothing to publish: {counts['rejected']} of {counts['read']} catalogue rows are rejected, "
+            "and no module has an item; the report counts the rejects by reason"
+        )
     tree = {
         "release_id": night.release_id,
         "created_at": night.run.summary["started_at"],

@@ -62,7 +62,7 @@ def collect_report(night: Night) -> Report:
         affected=attempt("affected rows", lambda: affected(night.items(), load), ()) if has_items else (),
         sheet_module=module,
         sheets=attempt("neighbour sheets", lambda: sheets(night, module, load), ()) if module else (),
-        problems=tuple(problems),
+        problems=tuple(dict.fromkeys(problems)),
     )
 
 
@@ -90,6 +90,8 @@ def photo_loader(night: Night, records: Records, problems: list[str]) -> Loader:
         return load_photos(rows, policy, limits)
 
     def load_binary(rows: Sequence[Row]) -> list[Photo]:
+        if not rows:
+            return []
         source = read_catalogue(night.spark, night.settings.catalogue)
         if source.version != embed["source_version"]:
             problems.append("photos: the catalogue has changed since the run read it; they are not shown")

@@ -136,7 +136,7 @@ def map_columns(raw: DataFrame, wanted: dict[str, str | None], section: str) -> 
 
 
 def without_uri_as_image(mapping: dict[str, str], raw: DataFrame) -> dict[str, str]:
-    """The mapping, less an `image` that image_uri names as well. Raises UsageError for an `image` that is not binary."""
+    """The mapping, less an `image` that image_uri names as well. Raises UsageError where `image` is not binary."""
     name = mapping.get("image")
     if name is None or isinstance(raw.schema[name].dataType, BinaryType):
         return mapping

@@ -32,14 +32,14 @@ def test_a_missing_column_names_its_neighbours(run_job, tmp_path):
     words = write(tmp_path, [{"item_idd": "a", "title": "b"}])
     ended = run_job("nightly", tmp_path / "out", words)
     assert ended.code == 2
-    assert "column item_id is not in the source (catalogue.columns.item_id): did you mean item_idd?" in ended.text
+    assert "column item_id is not in the source (catalogue.columns.item_id): did you mean item_idd" in ended.text
 
 
 def test_a_mapped_column_that_is_not_there_is_named(run_job, tmp_path):
     words = write(tmp_path, offers(3))
     ended = run_job("nightly", tmp_path / "out", words, "catalogue.columns.title=titel")
     assert ended.code == 2
-    assert "column titel is not in the source (catalogue.columns.title): did you mean title?" in ended.text
+    assert "column titel is not in the source (catalogue.columns.title): did you mean title" in ended.text
 
 
 def test_an_unknown_setting_ends_before_anything_starts(run_job, tmp_path):
@@ -81,8 +81,7 @@ def test_a_catalogue_of_broken_photos_is_never_published(run_job, tmp_path):
     rows = [{"item_id": f"i{n}", "image": b"<html>not found</html>"} for n in range(20)]
     ended = run_job("nightly", tmp_path / "out", write(tmp_path, rows))
     assert ended.code == 3
-    assert "no item has this view" in ended.text
-    assert "20 of 20" in ended.text
+    assert "there is nothing to publish: 20 of 20 catalogue rows are rejected" in ended.text
     assert releases(tmp_path / "out") == []
 
 
@@ -112,7 +111,7 @@ def test_a_catalogue_that_shrank_by_half_stops_before_any_write(run_job, night, 
     pq.write_table(table.slice(0, table.num_rows // 2), half)
     before = sorted((root / "tables").rglob("*.parquet"))
     serving = (root / "store" / "channels" / "current").read_bytes()
-    ended = run_job("nightly", root, f"catalogue.path={half}", f"catalogue.image_root={root / "catalogue"}")
+    ended = run_job("nightly", root, f"catalogue.path={half}", f"catalogue.image_root={root / 'catalogue'}")
     assert ended.code == 3
     assert "preflight refused, nothing was written" in ended.text
     assert "(50%) are missing from the catalogue, at most 30% may be" in ended.text
