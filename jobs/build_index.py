@@ -1,10 +1,11 @@
-"""Cut the day's embeddings into HNSW shards, one set a module and view."""
+"""Cut the day's embeddings into HNSW shards, for every module and view."""
 
 from pyspark.sql import SparkSession
 
 from samestyle.progress import say
-from samestyle.tables.indexes import build_index
+from samestyle.tables.indexes import build_indexes
 from samestyle.tables.job import job_main
+from samestyle.tables.members import with_attributes
 from samestyle.tables.modules import index_tasks
 from samestyle.tables.night import Night
 from udfs.shards import shard_builder
@@ -12,12 +13,13 @@ from udfs.shards import shard_builder
 
 def run(spark: SparkSession, night: Night) -> None:
     notes: list[str] = []
-    tasks = list(index_tasks(night.settings, night.items(), notes))
-    built = [build_index(night, task, shard_builder) for task in tasks]
+    tasks = list(index_tasks(night.settings, with_attributes(night.items()).columns, notes))
+    built = build_indexes(night, tasks, shard_builder)
     notes += [f"index {r['module']}/{r['view']} left out: no item has this view" for r in built if not r["shards"]]
     for note in notes:
         say(note)
-    night.run.write("build_index", {"indexes": [record for record in built if record["shards"]], "notes": notes})
+    indexes = [record for record in built if record["shards"]]
+    night.run.write("build_index", {"indexes": indexes, "notes": notes})
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from samestyle.tables.changes import (
 )
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
+from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.preflight import catalogue_facts, check_catalogue
 from samestyle.tables.source import read_catalogue
 from samestyle.tables.waves import Counter, embed_waves
@@ -33,7 +34,7 @@ def run(spark: SparkSession, night: Night) -> None:
     rules = RefreshRules(night.started_at, settings.embed.backoff_hours, settings.catalogue.refetch_days)
     todo = contents_to_attempt(rows, latest_attempts(night.embeddings()), rules)
     total, counter = todo.count(), Counter(spark.sparkContext)
-    policy, limits, how = night.fetch_policy(), night.decode_limits(), settings.encoder
+    policy, limits, how = fetch_policy(settings), decode_limits(settings), settings.encoder
     embed = embed_udf(night.encoder, policy, limits, how.batch_size, how.threads, counter.add)
     outcome = embed(F.col("title"), F.col("image"), F.col("image_uri"), F.col("known_digest"))
     embed_waves(todo, total, night.warehouse.embeddings, outcome, keys, settings.embed, counter, night.lease.check)

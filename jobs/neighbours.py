@@ -1,25 +1,26 @@
-"""List every trigger's neighbours by band: the same style at other suppliers, similar products, duplicates."""
+"""List neighbours in three bands: the same style at other suppliers, similar, duplicate."""
 
 from pyspark.sql import SparkSession
 
 from samestyle.progress import say
 from samestyle.tables.job import job_main
-from samestyle.tables.neighbours import module_neighbours, own_rows
+from samestyle.tables.neighbours import all_neighbours
 from samestyle.tables.night import Night
 from udfs.search import candidate_finder
 
 
 def run(spark: SparkSession, night: Night) -> None:
-    table, counts = night.warehouse.neighbours, {}
-    measured = night.run.required("evaluate_index")["indexes"]
-    efs = {(index["module"], index["view"]): index["ef_search"] for index in measured}
-    for record in night.run.required("build_index")["indexes"]:
-        if record["view"] != "fused":
-            continue
+    measured = {(i["module"], i["view"]): i for i in night.run.required("evaluate_index")["indexes"]}
+    records = [r for r in night.run.required("build_index")["indexes"] if r["view"] == "fused"]
+    efs = [measured[r["module"], "fused"]["ef_search"] for r in records]
+    table = night.warehouse.neighbours
+    if records:
+        found = all_neighbours(night, records, efs, candidate_finder)
         night.lease.check()
-        table.append(module_neighbours(night, record, efs[record["module"], "fused"], candidate_finder))
-        counts[record["module"]] = table.read().where(own_rows(record["module"], night.release_id)).count()
-        say(f"neighbours of {record['module']}: {counts[record['module']]:,} rows")
+        table.replace(found, "release_id", night.release_id)
+    own = table.read().where(f"release_id = '{night.release_id}'")
+    counts = {row["module"]: row["count"] for row in own.groupBy("module").count().collect()}
+    say("neighbours: " + (", ".join(f"{count:,} of {module}" for module, count in counts.items()) or "none"))
     night.run.write("neighbours", {"rows": counts})
 
 

@@ -1,4 +1,4 @@
-"""The whole night: embed what is new, build and measure the shards, list neighbours, publish behind the gate."""
+"""The whole night: embed what is new, build and measure shards, list neighbours, publish."""
 
 from pyspark.sql import SparkSession
 

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from pyspark.sql import SparkSession
 
+from samestyle.errors import SamestyleError
 from samestyle.progress import say
 from samestyle.release.gate import failures
 from samestyle.release.publish import publish
@@ -22,10 +23,13 @@ def run(spark: SparkSession, night: Night) -> None:
     night.lease.check()
     release = night.settings.release
     publish(night.store, manifest, release.channel, night.channel_named, night.force)
-    night.run.write("publish", {"release_id": manifest.release_id, "channel": release.channel, "forced": night.force})
-    grace_s = 3600 * release.grace_hours
-    removed = collect_garbage(night.store, release.keep, False, grace_s, check=night.lease.check)
-    say(f"kept the last {release.keep} releases, removed {len(removed.releases)} older ones")
+    forced = night.force if failures(manifest.gate) else None
+    night.run.write("publish", {"release_id": manifest.release_id, "channel": release.channel, "forced": forced})
+    try:
+        removed = collect_garbage(night.store, release.keep, False, 3600 * release.grace_hours, check=night.lease.check)
+        say(f"kept the last {release.keep} releases, removed {len(removed.releases)} older ones")
+    except SamestyleError as error:  # the release serves already; old ones can wait
+        say(f"old releases were not removed: {error}")
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Search shards on executors: a task opens its shard once, and answers every query that comes."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,74 +11,60 @@ import pyarrow as pa
 from samestyle.evaluation.recall import EXACT
 from samestyle.index.exact import exact_search
 from samestyle.index.shard import OpenShard, open_shard
-from samestyle.release.manifest import Shard
+from samestyle.release.manifest import PlacedShard
 from samestyle.release.store import Store
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+CANDIDATE = pa.schema(
+    [("index", pa.int32())]
+    + [(name, pa.string()) for name in ("query_id", "item_id", "supplier_id", "category")]
+    + [("score", pa.float32())]
+)
 
 
-def vector_sampler(shards: dict[int, Shard], store: Store, dim: int, sample: int, seed: int) -> ArrowFunction:
-    """For mapInArrow over rows of shard numbers: about `sample` vectors in all, each shard giving its share.
+def vector_sampler(shards: Sequence[PlacedShard], store: Store, sample: int, seed: int) -> ArrowFunction:
+    """For mapInArrow over rows of shard numbers: about `sample` vectors an index, each shard giving its share.
 
     Small shards give a vector several times over: a small index is measured with as many queries as a large one.
     """
-    total = sum(shard.nodes for shard in shards.values())
+    totals: dict[int, int] = {}
+    for one in shards:
+        totals[one.index] = totals.get(one.index, 0) + one.shard.nodes
 
     def draw(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for shard in (int(n) for batch in batches for n in batch.column("shard").to_pylist()):
-            opened = fetch_shard(store, shards[shard], dim)
-            share = -(-sample * opened.nodes // total)
-            labels = np.random.default_rng([seed, shard]).integers(opened.nodes, size=share)
+        for number, index, opened in opened_shards(batches, shards, store):
+            share = -(-sample * opened.nodes // totals[index])
+            labels = np.random.default_rng([seed, number]).integers(opened.nodes, size=share)
             vectors = list(np.asarray(opened.graph.get_items(labels), dtype=np.float32))
-            yield pa.RecordBatch.from_arrays([pa.array(vectors, pa.list_(pa.float32()))], names=["vector"])
+            yield pa.RecordBatch.from_arrays(
+                [constant(index, share), pa.array(vectors, pa.list_(pa.float32()))], names=["index", "vector"]
+            )
 
     return draw
 
 
 def recall_measurer(
-    shards: dict[int, Shard], store: Store, dim: int, queries: np.ndarray, k: int, efs: tuple[int, ...]
+    shards: Sequence[PlacedShard], store: Store, queries: dict[int, np.ndarray], k: int, efs: tuple[int, ...]
 ) -> ArrowFunction:
     """For mapInArrow over rows of shard numbers: every shard's k best scores a query, exact (EXACT) and at each ef.
 
-    queries: (queries, dim) float32, sampled and few, so that they travel in the closure.
+    queries: index -> (queries, dim) float32, sampled and few, so that they travel in the closure.
     """
 
     def measure(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for shard in (int(n) for batch in batches for n in batch.column("shard").to_pylist()):
-            opened = fetch_shard(store, shards[shard], dim)
-            _, scores = exact_search(opened.vectors(), queries, k)
-            yield scores_batch(EXACT, scores)
+        for _, index, opened in opened_shards(batches, shards, store):
+            asked = queries[index]
+            yield scores_batch(index, EXACT, exact_search(opened.vectors(), asked, k)[1])
             for ef in efs:
-                yield scores_batch(ef, opened.search(queries, k, ef)[1])
+                yield scores_batch(index, ef, opened.search(asked, k, ef)[1])
 
     return measure
 
 
-def fetch_shard(store: Store, shard: Shard, dim: int) -> OpenShard:
-    """Copy a shard's files here, verify them, load them."""
-    with tempfile.TemporaryDirectory(prefix="samestyle-search-") as folder:
-        graph, items = Path(folder) / "shard.hnsw", Path(folder) / "items.parquet"
-        store.get_object(shard.graph, graph)
-        store.get_object(shard.items_file, items)
-        return open_shard(graph, items, dim, shard.nodes)
-
-
-def scores_batch(ef: int, scores: np.ndarray) -> pa.RecordBatch:
-    rows = len(scores)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(np.arange(rows), pa.int32()),
-            pa.array(np.full(rows, ef), pa.int32()),
-            pa.array(list(scores), pa.list_(pa.float32())),
-        ],
-        names=["query", "ef", "scores"],
-    )
-
-
-def candidate_finder(shards: dict[int, Shard], store: Store, dim: int, k: int, ef: int | None) -> ArrowFunction:
+def candidate_finder(shards: Sequence[PlacedShard], store: Store, k: int, efs: list[int] | None) -> ArrowFunction:
     """For mapInArrow over partitions of one shard: columns shard, query_id, vector -> each query's k best nodes' items.
 
-    ef None means exact search. The item whose id is the query's is left out; k counts nodes besides its own.
+    efs: one an index; None means exact search. The item whose id is the query's is left out; k counts further nodes.
     """
 
     def find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -86,18 +72,54 @@ def candidate_finder(shards: dict[int, Shard], store: Store, dim: int, k: int, e
         for batch in batches:
             if batch.num_rows == 0:
                 continue
-            opened = opened or fetch_shard(store, shards[batch.column("shard")[0].as_py()], dim)
+            one = shards[batch.column("shard")[0].as_py()]
+            opened = opened or fetch_shard(store, one)
             vectors = np.stack(batch.column("vector").to_numpy(zero_copy_only=False)).astype(np.float32)
-            if ef is None:
+            if efs is None:
                 labels, scores = exact_search(opened.vectors(), vectors, k + 1)
             else:
-                labels, scores = opened.search(vectors, k + 1, ef)
-            yield candidates_batch(opened, batch.column("query_id"), labels, scores)
+                labels, scores = opened.search(vectors, k + 1, efs[one.index])
+            yield candidates_batch(one.index, opened, batch.column("query_id"), labels, scores)
 
     return find
 
 
-def candidates_batch(shard: OpenShard, ids: pa.Array, labels: np.ndarray, scores: np.ndarray) -> pa.RecordBatch:
+def opened_shards(
+    batches: Iterator[pa.RecordBatch], shards: Sequence[PlacedShard], store: Store
+) -> Iterator[tuple[int, int, OpenShard]]:
+    """(shard number, index, the shard opened) for each row of a column `shard`."""
+    for batch in batches:
+        for number in batch.column("shard").to_pylist():
+            yield number, shards[number].index, fetch_shard(store, shards[number])
+
+
+def fetch_shard(store: Store, one: PlacedShard) -> OpenShard:
+    """Copy a shard's files here, verify them, load them."""
+    with tempfile.TemporaryDirectory(prefix="samestyle-search-") as folder:
+        graph, items = Path(folder) / "shard.hnsw", Path(folder) / "items.parquet"
+        store.get_object(one.shard.graph, graph)
+        store.get_object(one.shard.items_file, items)
+        return open_shard(graph, items, one.dim, one.shard.nodes)
+
+
+def constant(value: int, rows: int) -> pa.Array:
+    return pa.array(np.full(rows, value), pa.int32())
+
+
+def scores_batch(index: int, ef: int, scores: np.ndarray) -> pa.RecordBatch:
+    rows = len(scores)
+    columns = [
+        constant(index, rows),
+        pa.array(np.arange(rows), pa.int32()),
+        constant(ef, rows),
+        pa.array(list(scores), pa.list_(pa.float32())),
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=["index", "query", "ef", "scores"])
+
+
+def candidates_batch(
+    index: int, shard: OpenShard, ids: pa.Array, labels: np.ndarray, scores: np.ndarray
+) -> pa.RecordBatch:
     """Nodes as their items: one row a (query, member), less the query itself."""
     queries = np.repeat(np.arange(len(labels)), labels.shape[1])
     flat = labels.ravel()
@@ -106,11 +128,8 @@ def candidates_batch(shard: OpenShard, ids: pa.Array, labels: np.ndarray, scores
     # Row numbers of every member of every found node, without a Python loop over them.
     rows = np.arange(ends[-1]) - np.repeat(ends - counts, counts) + np.repeat(shard.first_row[flat], counts)
     members = shard.items.select(["item_id", "supplier_id", "category"]).take(pa.array(rows)).to_pandas()
-    query_ids = ids.to_pandas().to_numpy()[np.repeat(queries, counts)]
-    frame = pd.DataFrame({"query_id": query_ids}).join(members)
+    frame = pd.DataFrame({"query_id": ids.to_pandas().to_numpy()[np.repeat(queries, counts)]}).join(members)
+    frame["index"] = np.int32(index)
     frame["score"] = np.repeat(scores.ravel(), counts).astype(np.float32)
     frame = frame[frame["query_id"] != frame["item_id"]]
-    schema = pa.schema(
-        [(n, pa.string()) for n in ("query_id", "item_id", "supplier_id", "category")] + [("score", pa.float32())]
-    )
-    return pa.RecordBatch.from_pandas(frame, schema=schema, preserve_index=False)
+    return pa.RecordBatch.from_pandas(frame, schema=CANDIDATE, preserve_index=False)

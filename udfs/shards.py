@@ -15,11 +15,12 @@ from samestyle.release.store import Store
 
 
 def shard_builder(
-    graph: GraphParameters, nodes: dict[int, int], store: Store
+    graphs: dict[int, GraphParameters], nodes: dict[int, int], store: Store
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """For mapInArrow over partitions that hold one shard each, ordered by (label, item_id).
 
-    nodes: shard -> its number of nodes. Yields (shard, JSON of its BuiltShard and its two objects in the store).
+    graphs, nodes: shard -> how it is built, and its number of nodes. Yields (shard, JSON of its BuiltShard and of its
+    two objects in the store).
     """
 
     def build(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -27,7 +28,7 @@ def shard_builder(
         if first is None:
             return
         shard = first.column("shard")[0].as_py()
-        record = build_and_store(without_shard(chain([first], batches), shard), nodes[shard], graph, store)
+        record = build_and_store(without_shard(chain([first], batches), shard), nodes[shard], graphs[shard], store)
         yield pa.RecordBatch.from_pydict({"shard": pa.array([shard], pa.int32()), "record": [json.dumps(record)]})
 
     return build

@@ -1,4 +1,4 @@
-"""From a content, title and photo as they are, to its outcome: vectors, or the reason why not. A bad row costs a row."""
+"""From a content, title and photo as they are, to its outcome: vectors, or the reason why not. A bad row costs one."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

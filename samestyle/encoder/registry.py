@@ -46,14 +46,20 @@ def register(store: Store, folder: Path) -> str:
     return encoder_id
 
 
-def current_encoder(store: Store, exported: Path) -> EncoderReference:
-    """The encoder that `encoders/current` names; in a new store the exported one becomes it."""
+def current_encoder(store: Store, exported: Path, chosen: bool = False) -> EncoderReference:
+    """The encoder that `encoders/current` names. In a new store, or where it is `chosen`, the exported one becomes it.
+
+    Another encoder means other vectors: the next night embeds the whole catalogue anew, beside those that are there.
+    Raises UsageError where there is no encoder at all.
+    """
     named = store.find(CURRENT)
-    if named is None:
+    if named is None or chosen:
         if not (exported / "encoder.json").is_file():
             raise UsageError(f"no encoder in {store.uri}, and none at {exported}: run ./spark-submit.sh setup")
         encoder_id = register(store, exported)
-        store.swap(CURRENT, None, json.dumps({"encoder_id": encoder_id}).encode())
+        pointer = json.dumps({"encoder_id": encoder_id}).encode()
+        if pointer != named:
+            store.swap(CURRENT, named, pointer)
         return EncoderReference(store, encoder_id)
     return EncoderReference(store, str(json.loads(named)["encoder_id"]))
 

@@ -141,6 +141,15 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class PlacedShard:
+    """A shard of one of several indexes that are worked on together; `index` is its index's place among them."""
+
+    index: int
+    shard: Shard
+    dim: int
+
+
+@dataclass(frozen=True)
 class Index:
     """One module and view, with what hnswlib forgets: space, dim, ef_search.
 

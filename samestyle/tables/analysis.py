@@ -13,7 +13,8 @@ from samestyle.release.manifest import Manifest
 from samestyle.release.publish import current_release
 from samestyle.release.store import open_store
 from samestyle.settings import Settings, conf_folder
-from samestyle.tables.photos import Photo, decode_limits, fetch_policy, images_of, load_photos
+from samestyle.tables.photos import Photo, images_of, load_photos
+from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.source import read_catalogue
 from samestyle.tables.warehouse import Warehouse, embeddings_by_item
 

@@ -1,10 +1,25 @@
 """What was measured, as rows of the table evaluations."""
 
+from dataclasses import asdict
 from typing import Any
 
+from samestyle.evaluation.recall import Proportion, smallest_ef
+from samestyle.settings import Settings
 from samestyle.tables.night import Night
 
 Row = tuple[Any, ...]
+
+
+def measured_index(settings: Settings, record: dict[str, Any], curve: dict[int, Proportion]) -> dict[str, Any]:
+    """What the manifest will say of an index's recall, and the ef_search that its module's target needs."""
+    ef = smallest_ef(curve, settings.modules[record["module"]].recall_target)
+    return {
+        "module": record["module"],
+        "view": record["view"],
+        "ef_search": ef,
+        "recall": {"k": settings.evaluation.k, **asdict(curve[ef])},
+        "recall_curve": [{"ef": ef, "recall": recall.value} for ef, recall in curve.items()],
+    }
 
 
 def evaluation_rows(night: Night, measured: list[dict[str, Any]], styles: dict[str, dict[str, Any]]) -> list[Row]:

@@ -9,153 +9,193 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from samestyle.evaluation.recall import EXACT, Proportion, perturb, proportion, recalls
 from samestyle.evaluation.retrieval import style_at_1
 from samestyle.index.nodes import GraphParameters
 from samestyle.progress import say
-from samestyle.release.manifest import Shard, decode
-from samestyle.tables.members import module_items, plan_shards, shard_rows, view_members
+from samestyle.release.manifest import PlacedShard, Shard, decode
+from samestyle.tables.members import ShardRange, index_rows, plan_shards, shard_rows, with_vectors
 from samestyle.tables.modules import IndexTask
 from samestyle.tables.night import Night
 
 WorkerFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+Record = dict[str, Any]
 BUILT = "shard int, record string"
-SAMPLED = "vector array<float>"
-MEASURED = "query int, ef int, scores array<float>"
-CANDIDATES = "query_id string, item_id string, supplier_id string, category string, score float"
+SAMPLED = "index int, vector array<float>"
+MEASURED = "index int, query int, ef int, scores array<float>"
+CANDIDATES = "index int, query_id string, item_id string, supplier_id string, category string, score float"
 
 
-def build_index(night: Night, task: IndexTask, builder: Callable[..., WorkerFunction]) -> dict[str, Any]:
-    """Build all shards of one index; returns its record, whose `shards` are empty where no item has the view."""
-    settings, module = night.settings, task.module
-    items = module_items(night.items(), task.name, module, night.clicks(), task.where)
-    members = view_members(items, night.embeddings(), task.view)
-    plan = plan_shards(members, module)
-    graph = GraphParameters(
-        night.encoder.load().dim,
-        module.m,
-        module.ef_construction,
-        settings.index.seed,
-        settings.index.add_rows,
-    )
-    rows = shard_rows(members, module, plan, settings.index.seed)
-    nodes = {r["shard"]: r["nodes"] for r in rows.groupBy("shard").agg((F.max("label") + 1).alias("nodes")).collect()}
-    shards = []
-    if nodes:
-        # By id: a hash of the shard number would put several shards into one task.
-        parted = rows.repartitionById(plan.shards, F.col("shard")).sortWithinPartitions("shard", "label", "item_id")
-        built = parted.mapInArrow(builder(graph, nodes, night.store), BUILT).collect()
-        keys = plan.shard_keys()
-        shards = [shard_record(r["shard"], keys[r["shard"]], json.loads(r["record"])) for r in built]
-    say(f"built {task.label}: {sum(nodes.values()):,} nodes in {len(shards)} shards")
+def build_indexes(night: Night, tasks: list[IndexTask], builder: Callable[..., WorkerFunction]) -> list[Record]:
+    """Build the shards of all indexes; returns a record of each, without shards where no item has the view."""
+    seed, dim = night.settings.index.seed, night.encoder.load().dim
+    rows = index_rows(night.items(), night.embeddings(), tasks, night.clicks())
+    ranges = plan_shards(rows, tasks)
+    graphs = {
+        number: GraphParameters(dim, task.module.m, task.module.ef_construction, seed, night.settings.index.add_rows)
+        for number, task in enumerate(tasks)
+    }
+    built = build_shards(night, shard_rows(rows, ranges, seed), ranges, graphs, builder)
+    return [index_record(task, graphs[number], number, ranges, built) for number, task in enumerate(tasks)]
+
+
+def build_shards(
+    night: Night,
+    rows: DataFrame,
+    ranges: list[ShardRange],
+    graphs: dict[int, GraphParameters],
+    builder: Callable[..., WorkerFunction],
+) -> dict[int, Record]:
+    """Shard number -> what its task recorded. Every shard is one task."""
+    counts = rows.groupBy("shard").agg((F.max("label") + 1).alias("nodes")).collect()
+    nodes = {row["shard"]: row["nodes"] for row in counts}
+    if not nodes:
+        return {}
+    graph_of = {part.first + n: graphs[part.index] for part in ranges for n in range(part.count)}
+    # By id: a hash of the shard number would put several shards into one task.
+    parted = rows.repartitionById(len(graph_of), F.col("shard")).sortWithinPartitions("shard", "label", "item_id")
+    built = parted.mapInArrow(builder(graph_of, nodes, night.store), BUILT).collect()
+    return {row["shard"]: json.loads(row["record"]) for row in built}
+
+
+def index_record(
+    task: IndexTask, graph: GraphParameters, number: int, ranges: list[ShardRange], built: dict[int, Record]
+) -> Record:
+    """What the manifest will say of an index; shards are numbered from 0 within it."""
+    own = [(part.first + n, part.key) for part in ranges if part.index == number for n in range(part.count)]
+    own = [(shard, key) for shard, key in own if shard in built]  # a shard that no node's hash fell into
+    shards = [shard_record(n, key or None, built[shard]) for n, (shard, key) in enumerate(own)]
+    say(f"built {task.label}: {sum(shard['nodes'] for shard in shards):,} nodes in {len(shards)} shards")
     return {
         "module": task.name,
         "view": task.view,
         "dim": graph.dim,
         "m": graph.m,
         "ef_construction": graph.ef_construction,
-        "shard_by": module.shard_by,
+        "shard_by": task.module.shard_by,
         "where": task.where,
-        "shards": sorted(shards, key=lambda shard: shard["shard"]),
+        "shards": shards,
     }
 
 
-def shard_record(shard: int, key: str | None, built: dict[str, Any]) -> dict[str, Any]:
+def shard_record(number: int, key: str | None, built: Record) -> Record:
     """What the manifest will say of a shard. All shards are built anew each night: nothing is dead or frozen yet."""
-    kept = {
-        name: built[name] for name in ("graph", "items_file", "nodes", "items", "seed", "insertion_digest", "orphans")
-    }
-    return {"shard": shard, "key": key, "dead_share": 0.0, "frozen": False} | kept
+    names = ("graph", "items_file", "nodes", "items", "seed", "insertion_digest", "orphans")
+    return {"shard": number, "key": key, "dead_share": 0.0, "frozen": False} | {name: built[name] for name in names}
 
 
-def shards_of(record: dict[str, Any]) -> dict[int, Shard]:
-    return {shard["shard"]: decode(Shard, shard, f"shard {shard['shard']}") for shard in record["shards"]}
+def search_shards(records: list[Record]) -> list[PlacedShard]:
+    """The shards of all these indexes; an index is named by its place among the records."""
+    return [
+        PlacedShard(index, decode(Shard, shard, f"shard {shard['shard']}"), record["dim"])
+        for index, record in enumerate(records)
+        for shard in record["shards"]
+    ]
 
 
-def shard_numbers(spark: SparkSession, shards: dict[int, Shard]) -> DataFrame:
-    """One row a shard, each in a partition of its own, so that each shard is one task."""
-    rows = spark.createDataFrame([(number,) for number in shards], "shard int")
+def shard_numbers(night: Night, shards: list[PlacedShard]) -> DataFrame:
+    """shard (its place in the list) and index, each row in a partition of its own, so that each shard is one task."""
+    rows = night.spark.createDataFrame([(n, s.index) for n, s in enumerate(shards)], "shard int, index int")
     return rows.repartitionById(len(shards), F.col("shard"))
 
 
 def measure_recall(
     night: Night,
-    record: dict[str, Any],
+    records: list[Record],
     sampler: Callable[..., WorkerFunction],
     measurer: Callable[..., WorkerFunction],
-) -> dict[int, Proportion]:
-    """recall@k of one index at each ef_search of the settings, against exact search over all its shards."""
-    evaluation, efs = night.settings.evaluation, night.settings.index.ef_search
-    shards, seed = shards_of(record), night.settings.index.seed
-    numbers = shard_numbers(night.spark, shards)
-    sampled = numbers.mapInArrow(sampler(shards, night.store, record["dim"], evaluation.queries, seed), SAMPLED)
-    vectors = np.array([row["vector"] for row in sampled.collect()], dtype=np.float32)
-    queries = perturb(vectors, evaluation.perturbation, seed)
-    measured = numbers.mapInArrow(measurer(shards, night.store, record["dim"], queries, evaluation.k, efs), MEASURED)
-    merged = measured.groupBy("query", "ef").agg(
-        F.slice(F.sort_array(F.flatten(F.collect_list("scores")), asc=False), 1, evaluation.k).alias("scores")
-    )
-    found = {ef: np.full((len(queries), evaluation.k), -np.inf, np.float32) for ef in (EXACT, *efs)}
-    for row in merged.collect():
-        found[row["ef"]][row["query"], : len(row["scores"])] = row["scores"]
-    return {ef: proportion(recalls(found[ef], found[EXACT])) for ef in efs}
+) -> list[dict[int, Proportion]]:
+    """recall@k of each index at each ef_search of the settings, against exact search over all its shards."""
+    evaluation, efs, seed = night.settings.evaluation, night.settings.index.ef_search, night.settings.index.seed
+    shards = search_shards(records)
+    if not shards:
+        return []
+    numbers = shard_numbers(night, shards)
+    sampled = numbers.mapInArrow(sampler(shards, night.store, evaluation.queries, seed), SAMPLED).collect()
+    queries = {
+        index: perturb(
+            np.array([row["vector"] for row in sampled if row["index"] == index], np.float32),
+            evaluation.perturbation,
+            seed,
+        )
+        for index in range(len(records))
+    }
+    measured = numbers.mapInArrow(measurer(shards, night.store, queries, evaluation.k, efs), MEASURED)
+    best = F.slice(F.sort_array(F.flatten(F.collect_list("scores")), asc=False), 1, evaluation.k)
+    merged = measured.groupBy("index", "query", "ef").agg(best.alias("scores")).collect()
+    found = {
+        (index, ef): np.full((len(asked), evaluation.k), -np.inf, np.float32)
+        for index, asked in queries.items()
+        for ef in (EXACT, *efs)
+    }
+    for row in merged:
+        found[row["index"], row["ef"]][row["query"], : len(row["scores"])] = row["scores"]
+    return [
+        {ef: proportion(recalls(found[index, ef], found[index, EXACT])) for ef in efs} for index in range(len(records))
+    ]
 
 
 def find_candidates(
     night: Night,
-    record: dict[str, Any],
+    records: list[Record],
     queries: DataFrame,
     k: int,
-    ef: int | None,
+    efs: list[int] | None,
     finder: Callable[..., WorkerFunction],
 ) -> DataFrame:
-    """The items of the k best nodes of every shard, for each query (columns query_id, vector); see CANDIDATES.
+    """The items of the k best nodes of every shard of its index, for each query; see CANDIDATES.
 
-    Every shard is one task, which opens it once. ef None: exact search.
+    queries: index, query_id, vector. efs: one an index; None: exact search. Every shard is one task, opened once.
     """
-    shards = shards_of(record)
-    numbers = night.spark.createDataFrame([(number,) for number in shards], "shard int")
-    pairs = queries.crossJoin(F.broadcast(numbers)).repartitionById(len(shards), F.col("shard"))
-    return pairs.mapInArrow(finder(shards, night.store, record["dim"], k, ef), CANDIDATES)
+    shards = search_shards(records)
+    numbers = night.spark.createDataFrame([(n, s.index) for n, s in enumerate(shards)], "shard int, index int")
+    pairs = queries.join(F.broadcast(numbers), "index").repartitionById(len(shards), F.col("shard"))
+    return pairs.select("shard", "query_id", "vector").mapInArrow(finder(shards, night.store, k, efs), CANDIDATES)
 
 
-def style_recall(
-    night: Night, records: list[dict[str, Any]], finder: Callable[..., WorkerFunction]
-) -> dict[str, Proportion]:
+def style_recall(night: Night, records: list[Record], finder: Callable[..., WorkerFunction]) -> dict[str, Proportion]:
     """Same-style R@1 by view over sampled items, by exact search in the first module that covers the catalogue.
 
-    Empty where no style column is mapped. Queries without a match in the index are left out.
+    Empty where no style column is mapped. Queries without a match in the catalogue are left out.
     """
-    if "style_group" not in night.run.required("embed")["mapped"]:
+    modules = night.settings.modules.items()
+    whole = next((name for name, m in modules if m.scope == "catalogue" and m.where is None), None)
+    wanted = [r for r in records if r["module"] == whole and r["view"] in ("image", "fused")]
+    if "style_group" not in night.run.required("embed")["mapped"] or not wanted:
         return {}
     styles = night.items().where("content_key is not null and style_group is not null")
-    module = next(
-        (name for name, m in night.settings.modules.items() if m.scope == "catalogue" and m.where is None),
-        None,
-    )
-    wanted = [r for r in records if r["module"] == module and r["view"] in ("image", "fused")]
-    return {record["view"]: style_recall_of(night, record, styles, finder) for record in wanted}
-
-
-def style_recall_of(
-    night: Night, record: dict[str, Any], styles: DataFrame, finder: Callable[..., WorkerFunction]
-) -> Proportion:
-    members = view_members(styles, night.embeddings(), record["view"]).join(
-        styles.select("item_id", "style_group"), "item_id"
-    )
-    shared = members.groupBy("style_group").count().where("count > 1").select("style_group")
-    order = F.xxhash64("item_id", F.lit(night.settings.index.seed))
-    queries = members.join(shared, "style_group").orderBy(order, "item_id").limit(night.settings.evaluation.queries)
-    queries = queries.select(F.col("item_id").alias("query_id"), "vector", F.col("style_group").alias("wanted"))
-    found = find_candidates(night, record, queries.select("query_id", "vector"), 2, None, finder)
+    queries = style_queries(night, styles, [record["view"] for record in wanted]).persist()
+    found = find_candidates(night, wanted, queries.select("index", "query_id", "vector"), 2, None, finder)
     named = found.join(styles.select("item_id", "style_group"), "item_id", "left").join(
-        queries.select("query_id", "wanted"), "query_id"
+        queries.select("index", "query_id", "wanted"), ["index", "query_id"]
     )
-    answers = named.groupBy("query_id").agg(
-        F.collect_list("score").alias("scores"),
-        F.collect_list(F.coalesce(F.col("style_group") == F.col("wanted"), F.lit(False))).alias("same"),
+    same = F.coalesce(F.col("style_group") == F.col("wanted"), F.lit(False))
+    grouped = named.groupBy("index", "query_id").agg(
+        F.collect_list("score").alias("scores"), F.collect_list(same).alias("same")
     )
-    return proportion([style_at_1(row["scores"], row["same"]) for row in answers.collect()])
+    answers = grouped.collect()
+    queries.unpersist()
+    return {
+        record["view"]: proportion([style_at_1(a["scores"], a["same"]) for a in answers if a["index"] == index])
+        for index, record in enumerate(wanted)
+    }
+
+
+def style_queries(night: Night, styles: DataFrame, views: list[str]) -> DataFrame:
+    """index (of the view), query_id, vector, wanted (style): items that share their style with another one."""
+    shared = styles.groupBy("style_group").count().where("count > 1").select("style_group")
+    order = F.xxhash64("item_id", F.lit(night.settings.index.seed))
+    sampled = styles.join(shared, "style_group").orderBy(order, "item_id").limit(night.settings.evaluation.queries)
+    places = [
+        F.struct(F.lit(index).alias("index"), F.col(f"{view}_vector").alias("vector"))
+        for index, view in enumerate(views)
+    ]
+    rows = with_vectors(sampled, night.embeddings()).select(
+        F.col("item_id").alias("query_id"),
+        F.col("style_group").alias("wanted"),
+        F.explode(F.array(*places)).alias("place"),
+    )
+    return rows.select("query_id", "wanted", "place.*").where("vector is not null")

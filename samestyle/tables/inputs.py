@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from samestyle.demo.catalogue import write_demo_catalogue
 from samestyle.progress import at_most_every
-from samestyle.progress import at_most_every
 from samestyle.runs import paths_root
 from samestyle.settings import Settings
 

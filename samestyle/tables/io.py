@@ -47,6 +47,16 @@ class Table:
         else:
             self._writer(rows).save(f"{self.path}/part-{uuid.uuid4().hex}")
 
+    def replace(self, rows: DataFrame, column: str, value: str) -> None:
+        """Add rows whose `column` has this value, in place of those that had it: a stage may run again."""
+        if self.format == "delta":
+            condition = f"{column} = '{value}'"
+            existing = DeltaTable.isDeltaTable(self.spark, self.path)
+            writer = self._writer(rows).mode("overwrite" if existing else "append")
+            (writer.option("replaceWhere", condition) if existing else writer).save(self.path)
+        else:
+            self._writer(rows).mode("overwrite").save(f"{self.path}/{column}-{value}")
+
     def overwrite(self, rows: DataFrame, version: str) -> str:
         """Replace all rows; returns the version that `read` takes. `version` names it where the format does not."""
         if self.format == "parquet":

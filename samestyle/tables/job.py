@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -22,6 +22,7 @@ from samestyle.settings import Settings, load_settings, to_yaml
 from samestyle.tables.inputs import with_demo_catalogue
 from samestyle.tables.night import Night, starting_point
 from samestyle.tables.plan import describe_plan
+from samestyle.tables.reporting import write_report
 from samestyle.tables.session import check_paths, session
 from samestyle.tables.source import pin_version
 
@@ -99,7 +100,7 @@ def run_in_session(
         print(to_yaml(settings))
         print(describe_plan(spark, settings, store))
         return 0
-    encoder = current_encoder(store, exported_encoder(settings))
+    encoder = current_encoder(store, exported_encoder(settings), chosen=settings.encoder.path is not None)
     start = {
         "source_version": pin_version(spark, settings.catalogue),
         "encoder_id": encoder.encoder_id,
@@ -132,13 +133,18 @@ def held_lease(store: Store, settings: Settings, folder: RunFolder) -> Iterator[
 def guarded(stage: str, run: JobFunction, night: Night) -> int:
     """Run it; whatever happens, leave the outcome and the report."""
     try:
-        run(night.spark, night)
+        with nullcontext() if stage == "nightly" else night.stage(stage):  # the nightly opens each stage itself
+            run(night.spark, night)
         night.finish("done", 0, None)
     except Exception as error:
         known = cause_of(error)
         code = known.exit_code if known else 1
         night.finish("refused" if code == RefusedError.exit_code else "failed", code, str(known or error))
         raise
+    finally:
+        report = write_report(night)
+        if report:
+            say(f"report {report}")
     return 0
 
 

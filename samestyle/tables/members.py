@@ -1,6 +1,11 @@
-"""From items and embeddings to rows of shards: which node stands for which items, in which shard, at which label."""
+"""From items and embeddings to rows of shards: which node stands for which items, in which shard, at which label.
+
+All indexes of a night go through together: one pass over the items, one Spark job to build every shard, so that a small
+index does not wait for a large one.
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.errors import PySparkException
@@ -9,42 +14,49 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from samestyle.errors import UsageError
-from samestyle.settings import Module
+from samestyle.tables.modules import IndexTask
 
 VIEWS = ("image", "text", "fused")
+ITEM_COLUMNS = ("item_id", "supplier_id", "category", "attributes")
 
 
 @dataclass(frozen=True)
-class ShardPlan:
-    """The shards of one module and view: (key, number of shards), where key is null or a leaf category."""
+class ShardRange:
+    """The shards of one key of one index: `count` of them, numbered over all indexes of the night from `first` on."""
 
-    nodes: int
-    parts: tuple[tuple[str | None, int], ...]
-
-    @property
-    def shards(self) -> int:
-        return sum(count for _, count in self.parts)
-
-    def shard_keys(self) -> list[str | None]:
-        """The key of each shard, by its number."""
-        return [key for key, count in self.parts for _ in range(count)]
+    index: int
+    key: str
+    first: int
+    count: int
 
 
-def module_items(items: DataFrame, name: str, module: Module, clicks: DataFrame | None, where: str | None) -> DataFrame:
-    """The items that a module may show: those that have vectors, pass its filter and lie within its scope."""
-    served = with_attributes(items.where("content_key is not null"))
-    if where is not None:
-        try:
-            served = served.where(where)
-        except PySparkException as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"modules.{name}.where is {where!r}: {reason}") from error
-    if module.scope == "clicked_categories":
-        if clicks is None:
-            raise UsageError(f"modules.{name}.scope needs a click log: set clicks.path or clicks.table")
-        clicked = clicks.join(items, "item_id").select("category").distinct()
-        served = served.join(F.broadcast(clicked), "category", "left_semi")
-    return served.select(*items.columns)
+def index_rows(
+    items: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask], clicks: DataFrame | None
+) -> DataFrame:
+    """One row an item and index that it belongs to: index (its number in `tasks`), key, node_key, vector, item columns.
+
+    Raises UsageError where a module's filter cannot be evaluated.
+    """
+    served = with_vectors(with_attributes(items.where("content_key is not null")), embeddings)
+    if clicks is not None:
+        clicked = clicks.join(items, "item_id").select("category", F.lit(True).alias("is_clicked")).distinct()
+        served = served.join(F.broadcast(clicked), "category", "left")
+    entries = [entry(served, number, task) for number, task in enumerate(tasks)]
+    exploded = F.explode(F.filter(F.array(*entries), lambda one: one.isNotNull()))
+    columns = ["content_key", "served_at", *ITEM_COLUMNS]
+    return served.select(*columns, exploded.alias("entry")).select(*columns, "entry.*")
+
+
+def with_vectors(items: DataFrame, embeddings: DataFrame) -> DataFrame:
+    """Items with the attempt that serves them: its vectors, and what they were made of."""
+    attempts = embeddings.select(
+        "content_key",
+        F.col("embedded_at").alias("served_at"),
+        "title_hash",
+        "image_digest",
+        *[f"{view}_vector" for view in VIEWS],
+    )
+    return items.join(attempts, ["content_key", "served_at"])
 
 
 def with_attributes(items: DataFrame) -> DataFrame:
@@ -58,16 +70,32 @@ def attribute_names(items: DataFrame) -> list[str]:
     return kind.fieldNames() if isinstance(kind, StructType) else []
 
 
-def view_members(items: DataFrame, embeddings: DataFrame, view: str) -> DataFrame:
-    """One row an item that has this view: the item's columns, `node_key`, `vector`, `embedded_at`."""
-    vectors = embeddings.select(
-        "content_key",
-        F.col("embedded_at").alias("served_at"),
-        node_key(view).alias("node_key"),
-        F.col(f"{view}_vector").alias("vector"),
-    ).where("vector is not null")
-    columns = ["item_id", "content_key", "supplier_id", "category", "attributes", "served_at"]
-    return items.select(*columns).join(vectors, ["content_key", "served_at"])
+def entry(served: DataFrame, number: int, task: IndexTask) -> Column:
+    """The item's place in one index, null where it has none."""
+    vector = F.col(f"{task.view}_vector")
+    belongs = vector.isNotNull()
+    if task.where is not None:
+        belongs = belongs & checked_filter(served, task)
+    if task.module.scope == "clicked_categories":
+        belongs = belongs & F.col("is_clicked")
+    key = F.col("category") if task.module.shard_by == "category" else F.lit("")
+    place = F.struct(
+        F.lit(number).alias("index"),
+        F.coalesce(key, F.lit("")).alias("key"),
+        node_key(task.view).alias("node_key"),
+        vector.alias("vector"),
+    )
+    return F.when(belongs, place)
+
+
+def checked_filter(served: DataFrame, task: IndexTask) -> Column:
+    condition = F.expr(f"({task.where})")
+    try:
+        served.where(condition)
+    except PySparkException as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"modules.{task.name}.where is {task.where!r}: {reason}") from error
+    return condition
 
 
 def node_key(view: str) -> Column:
@@ -78,35 +106,32 @@ def node_key(view: str) -> Column:
     return {"image": image, "text": title, "fused": both}[view]
 
 
-def plan_shards(members: DataFrame, module: Module) -> ShardPlan:
-    """Count nodes a shard key, and how many shards they need. Collects one row a key, not a node."""
-    counts = members.groupBy(shard_key(module).alias("key")).agg(F.count_distinct("node_key").alias("nodes"))
-    rows = sorted(((r["key"], r["nodes"]) for r in counts.collect()), key=lambda row: row[0] or "")
-    parts = tuple((key, math.ceil(nodes / module.shard_rows)) for key, nodes in rows)
-    return ShardPlan(sum(nodes for _, nodes in rows), parts)
+def plan_shards(rows: DataFrame, tasks: Sequence[IndexTask]) -> list[ShardRange]:
+    """How many shards each index and key needs. Collects one row an index and key, not a node."""
+    counts = rows.groupBy("index", "key").agg(F.count_distinct("node_key").alias("nodes")).collect()
+    ranges, first = [], 0
+    for row in sorted(counts, key=lambda row: (row["index"], row["key"])):
+        count = math.ceil(row["nodes"] / tasks[row["index"]].module.shard_rows)
+        ranges.append(ShardRange(row["index"], row["key"], first, count))
+        first += count
+    return ranges
 
 
-def shard_key(module: Module) -> Column:
-    key = F.col("category") if module.shard_by == "category" else F.lit(None)
-    return key.cast("string")
-
-
-def shard_rows(members: DataFrame, module: Module, plan: ShardPlan, seed: int) -> DataFrame:
-    """The rows that a shard is built from, one an item: shard, label, and what build_shard takes.
+def shard_rows(rows: DataFrame, ranges: list[ShardRange], seed: int) -> DataFrame:
+    """What shards are built from, a row an item: shard, label, and what build_shard takes.
 
     A node goes to a shard of its key by its hash; labels follow a seeded hash, because a graph whose vectors are
-    inserted cluster by cluster, as category-sorted tables are, loses vectors.
-    `vector` stands on a label's first row only.
+    inserted cluster by cluster, as category-sorted tables are, loses vectors. `vector` stands on a label's first row.
     """
-    keyed = members.withColumn("key", F.coalesce(shard_key(module), F.lit("")))
-    nodes = keyed.groupBy("key", "node_key").agg(
+    nodes = rows.groupBy("index", "key", "node_key").agg(
         F.min_by("vector", F.struct("served_at", "content_key")).alias("vector")
     )
     shuffled = Window.partitionBy("shard").orderBy(F.xxhash64("node_key", F.lit(seed)), "node_key")
     label = (F.row_number().over(shuffled) - 1).cast("long")
-    labelled = with_shard(nodes, plan).withColumn("label", label)
+    labelled = with_shard(nodes, ranges).withColumn("label", label)
     first = F.row_number().over(Window.partitionBy("shard", "label").orderBy("item_id")) == 1
-    return (keyed.drop("vector").join(labelled, ["key", "node_key"])).select(
+    joined = rows.drop("vector").join(labelled, ["index", "key", "node_key"])
+    return joined.select(
         "shard",
         "label",
         "node_key",
@@ -119,12 +144,10 @@ def shard_rows(members: DataFrame, module: Module, plan: ShardPlan, seed: int) -
     )
 
 
-def with_shard(nodes: DataFrame, plan: ShardPlan) -> DataFrame:
-    """Adds a node's shard: the first shard of its key plus its hash, spread over that key's shards."""
-    first, rows = 0, []
-    for key, count in plan.parts:
-        rows.append((key or "", first, count))
-        first += count
-    keys = nodes.sparkSession.createDataFrame(rows, "key string, first int, count int")
+def with_shard(nodes: DataFrame, ranges: list[ShardRange]) -> DataFrame:
+    """Adds a node's shard: the first one of its key plus its hash, spread over that key's shards."""
+    rows = [(part.index, part.key, part.first, part.count) for part in ranges]
+    table = nodes.sparkSession.createDataFrame(rows, "index int, key string, first int, count int")
     spread = F.col("first") + F.pmod(F.xxhash64("node_key"), F.col("count"))
-    return nodes.join(F.broadcast(keys), "key").withColumn("shard", spread.cast("int")).drop("first", "count")
+    joined = nodes.join(F.broadcast(table), ["index", "key"])
+    return joined.withColumn("shard", spread.cast("int")).drop("first", "count")

@@ -3,10 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
-
 from samestyle.settings import Module, Settings, View
-from samestyle.tables.members import attribute_names
 
 
 @dataclass(frozen=True)
@@ -23,14 +20,17 @@ class IndexTask:
         return f"{self.name}/{self.view}"
 
 
-def index_tasks(settings: Settings, items: DataFrame, notes: list[str]) -> Iterator[IndexTask]:
-    """Everything to build, in the settings' order; `notes` gets a sentence for all that is left out."""
+def index_tasks(settings: Settings, columns: list[str], notes: list[str]) -> Iterator[IndexTask]:
+    """Everything to build, in the settings' order; `notes` gets a sentence for all that is left out.
+
+    columns: what a filter may name, the items' columns and attributes.
+    """
     has_clicks = bool(settings.clicks.path or settings.clicks.table)
     for name, module in settings.modules.items():
         if not has_clicks and "clicked" in (module.scope + module.triggers):
             notes.append(f"module {name} skipped: it needs a click log, and clicks.path and clicks.table are not set")
             continue
-        where = usable_filter(settings, name, [*items.columns, *attribute_names(items)], notes)
+        where = usable_filter(settings, name, columns, notes)
         for view in module.views:
             yield IndexTask(name, module, view, where)
 

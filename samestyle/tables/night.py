@@ -1,15 +1,12 @@
 """What the stages of one night share: where they read, where they write, who may write, and what serves now."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
-from samestyle.catalogue.fetch import FetchPolicy
-from samestyle.catalogue.images import DecodeLimits
 from samestyle.code import code_version
 from samestyle.encoder.registry import EncoderReference
 from samestyle.progress import say
@@ -67,48 +64,34 @@ class Night:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Checks the lock, takes the time, and leaves a row in the ledger."""
+        """Checks the lock, takes the time, and leaves a row in the ledger, also of a stage that failed."""
         self.lease.check()
-        started = datetime.now(UTC)
-        yield
-        timings = self.run.read("timings") or {}
-        self.run.write("timings", timings | {name: (datetime.now(UTC) - started).total_seconds()})
-        self.append_ledger(name, started)
-
-    def fetch_policy(self) -> FetchPolicy:
-        """Where workers may read photos: below the catalogue's own image folder, and what the settings add."""
-        images, catalogue = self.settings.images, self.settings.catalogue
-        base = catalogue.image_root or str(Path(catalogue.path or ".").absolute().parent)
-        return FetchPolicy(
-            schemes=images.schemes,
-            file_roots=(base, *images.roots),
-            base=base,
-            allow_private_networks=images.allow_private_networks,
-            max_bytes=images.max_bytes,
-            timeout_s=images.timeout_s,
-            deadline_s=images.deadline_s,
-            max_redirects=images.max_redirects,
-            retries=images.retries,
-        )
-
-    def decode_limits(self) -> DecodeLimits:
-        images = self.settings.images
-        return DecodeLimits(images.max_pixels, images.max_side, images.min_side)
+        started, outcome = datetime.now(UTC), "failed"
+        try:
+            yield
+            outcome = "done"
+        finally:
+            timings = self.run.read("timings") or {}
+            self.run.write("timings", timings | {name: (datetime.now(UTC) - started).total_seconds()})
+            # Where the stage has failed, that is what is to be reported, whatever becomes of its row.
+            with suppress(Exception) if outcome == "failed" else nullcontext():
+                self.lease.check()
+                self.append_ledger(name, started, outcome)
 
     def finish(self, outcome: str, exit_code: int, error: str | None) -> None:
-        """Leave summary.json and the report, also of a run that failed, and tell the person who watches."""
+        """Leave summary.json, also of a run that failed, and tell the person who watches."""
         self.run.end(outcome, exit_code, error, summarise(self.run))
         say(f"summary {self.run.path / 'summary.json'}")
         print(closing_table(self.run.summary), flush=True)
         if "release_id" in self.run.summary:
             say(published_line(self.run.summary))
 
-    def append_ledger(self, stage: str, started: datetime) -> None:
+    def append_ledger(self, stage: str, started: datetime, outcome: str) -> None:
         embed = self.run.read("embed") or {}
         counts = [embed.get("counts", {}).get(name) for name in LEDGER_COUNTS]
         row = [self.run.run_id, stage, started, datetime.now(UTC), *counts, embed.get("contents_embedded")]
         row += [self.settings.digest(), code_version(), embed.get("source_version"), self.encoder.encoder_id]
-        row += [self.release_id if stage == "publish" else None, "done"]
+        row += [self.release_id if stage == "publish" else None, outcome]
         table = self.warehouse.runs
         table.append(self.spark.createDataFrame([tuple(row)], table.schema))
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +13,6 @@ from pyspark.sql import functions as F
 from samestyle.catalogue.fetch import FetchPolicy, fetch
 from samestyle.catalogue.images import DecodeLimits, decode_image
 from samestyle.errors import ImageError
-from samestyle.settings import Settings
 
 SIZE = 112
 JPEG_QUALITY = 80
@@ -73,25 +71,3 @@ def images_of(catalogue: DataFrame, item_ids: Sequence[str]) -> dict[str, bytes]
     # Ids may repeat in a catalogue, without end.
     usable = wanted.where(F.length("image").between(1, MOST_BYTES)).limit(2 * len(item_ids))
     return {row["item_id"]: bytes(row["image"]) for row in usable.collect()}
-
-
-def fetch_policy(settings: Settings) -> FetchPolicy:
-    """Where photos may be read from: below the catalogue's own image folder, and what the settings add."""
-    images, catalogue = settings.images, settings.catalogue
-    base = catalogue.image_root or str(Path(catalogue.path or ".").absolute().parent)
-    return FetchPolicy(
-        schemes=images.schemes,
-        file_roots=(base, *images.roots),
-        base=base,
-        allow_private_networks=images.allow_private_networks,
-        max_bytes=images.max_bytes,
-        timeout_s=images.timeout_s,
-        deadline_s=images.deadline_s,
-        max_redirects=images.max_redirects,
-        retries=images.retries,
-    )
-
-
-def decode_limits(settings: Settings) -> DecodeLimits:
-    images = settings.images
-    return DecodeLimits(images.max_pixels, images.max_side, images.min_side)

@@ -15,6 +15,7 @@ from samestyle.settings import to_yaml
 from samestyle.tables.neighbours import own_rows
 from samestyle.tables.night import Night
 from samestyle.tables.photos import Photo, images_of, load_photos
+from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.source import read_catalogue
 
 TRIGGERS, DRAWN, PER_BAND = 8, 40, 5
@@ -84,7 +85,7 @@ def recall_chart(records: Records) -> bytes | None:
 
 def photo_loader(night: Night, records: Records, problems: list[str]) -> Loader:
     """Loads photos of rows with item_id and image_uri; those of a binary column from the catalogue itself."""
-    policy, limits, embed = night.fetch_policy(), night.decode_limits(), records.get("embed", {})
+    policy, limits, embed = fetch_policy(night.settings), decode_limits(night.settings), records.get("embed", {})
 
     def load(rows: Sequence[Row]) -> list[Photo]:
         return load_photos(rows, policy, limits)

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -56,11 +56,11 @@ def start_job(job: str, root: Path, *words: str, small: Sequence[str] = SMALL) -
 
 
 @pytest.fixture(scope="session")
-def night(spark_session, tmp_path_factory) -> Iterator[Ended]:
+def night(spark_session, tmp_path_factory) -> Ended:
     """One finished nightly that many tests look at and none changes."""
     ended = start_job("nightly", tmp_path_factory.mktemp("night"))
     assert ended.code == 0, ended.text
-    yield ended
+    return ended
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ def write(folder, rows, name="catalogue.parquet"):
 
 def offers(count, **columns):
     return [
-        {"item_id": f"i{n}", "title": f"red mug number {n}", **{k: v(n) for k, v in columns.items()}} for n in range(count)
+        {"item_id": f"i{n}", "title": f"red mug number {n}", **{k: v(n) for k, v in columns.items()}}
+        for n in range(count)
     ]
 
 
@@ -94,7 +95,10 @@ def test_broken_photos_cost_their_own_row_or_only_the_photo(spark, run_job, tmp_
     rows[1]["image_uri"] = "http://169.254.169.254/latest"
     ended = run_job("embed", tmp_path / "out", write(tmp_path, rows))
     assert ended.code == 0, ended.text
-    items = {r["item_id"]: (r["state"], r["reason"]) for r in Warehouse(spark, str(tmp_path / "out"), "delta").items().read().collect()}
+    items = {
+        r["item_id"]: (r["state"], r["reason"])
+        for r in Warehouse(spark, str(tmp_path / "out"), "delta").items().read().collect()
+    }
     assert items["i0"][0] == "degraded"
     assert items["i1"] == ("degraded", "private_address")
     assert items["bare"][0] == "rejected"

@@ -31,8 +31,12 @@ def test_the_line_to_grep_says_what_the_summary_says(night):
     summary = night.summary
     counts = summary["counts"]
     assert len(lines) == 1
-    assert lines[0].startswith(f"samestyle: published release {summary['release_id']}: {summary['items']['search']} items")
-    assert f"{summary['contents_embedded']} embedded, {counts['reused']} reused, {counts['rejected']} rejected" in lines[0]
+    assert lines[0].startswith(
+        f"samestyle: published release {summary['release_id']}: {summary['items']['search']} items"
+    )
+    assert (
+        f"{summary['contents_embedded']} embedded, {counts['reused']} reused, {counts['rejected']} rejected" in lines[0]
+    )
     assert "recall@10" in lines[0]
     assert "same-style R@1 image" in lines[0]
 

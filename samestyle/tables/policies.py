@@ -1,0 +1,29 @@
+"""What workers may fetch and decode, from the settings: what travels to executors in place of the tree."""
+
+from pathlib import Path
+
+from samestyle.catalogue.fetch import FetchPolicy
+from samestyle.catalogue.images import DecodeLimits
+from samestyle.settings import Settings
+
+
+def fetch_policy(settings: Settings) -> FetchPolicy:
+    """Where photos may be read from: below the catalogue's own image folder, and what the settings add."""
+    images, catalogue = settings.images, settings.catalogue
+    base = catalogue.image_root or str(Path(catalogue.path or ".").absolute().parent)
+    return FetchPolicy(
+        schemes=images.schemes,
+        file_roots=(base, *images.roots),
+        base=base,
+        allow_private_networks=images.allow_private_networks,
+        max_bytes=images.max_bytes,
+        timeout_s=images.timeout_s,
+        deadline_s=images.deadline_s,
+        max_redirects=images.max_redirects,
+        retries=images.retries,
+    )
+
+
+def decode_limits(settings: Settings) -> DecodeLimits:
+    images = settings.images
+    return DecodeLimits(images.max_pixels, images.max_side, images.min_side)
