@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from samestyle.catalogue.images import DecodeLimits, decode_image, image_digest
 from samestyle.catalogue.titles import normalise_title
 from samestyle.encoder.export import export_late_fusion
-from samestyle.encoder.fit import held_out
 from samestyle.encoder.runtime import VIEWS, Encoder
+from samestyle.training.projection import held_out
 
 WEIGHTS = (0.4, 0.5, 0.6)
 

@@ -57,7 +57,7 @@ def from_bytes(data: bytes) -> dict[str, Transform]:
     except Exception as error:  # safetensors raises its own class, and KeyError and ValueError for foreign content
         raise IntegrityError(
             f"not a transform of this project ({error!r}); expected safetensors with mean, components "
-            f"and scales of {' and '.join(SIDES)}: fit one with python -m samestyle.encoder.fit"
+            f"and scales of {' and '.join(SIDES)}: fit one with python -m samestyle.training.projection"
         ) from error
 
 

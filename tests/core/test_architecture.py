@@ -121,7 +121,7 @@ def test_nobody_imports_a_job_but_the_night():
         ("tables", ("tables",)),
         ("report", ("report", "tables")),
         ("web", ("web", "cli")),
-        ("demo", ("demo", "tables", "web")),
+        ("demo", ("demo", "tables", "training", "web")),
     ],
 )
 def test_what_people_look_at_and_what_needs_spark_is_used_by_few(room, users):

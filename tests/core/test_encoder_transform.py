@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from samestyle.encoder.fit import held_out
 from samestyle.encoder.sources import TRANSFORM
 from samestyle.encoder.transform import Transform, from_bytes, metadata, to_bytes
 from samestyle.errors import IntegrityError
+from samestyle.training.projection import held_out
 
 
 def test_half_whitening_takes_the_square_root_of_each_deviation() -> None:

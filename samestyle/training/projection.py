@@ -1,4 +1,4 @@
-"""Fits the shipped projection on open catalogues: python -m samestyle.encoder.fit --data DIR --out FILE"""
+"""Fits the shipped projection on open catalogues: python -m samestyle.training.projection --data DIR --out FILE"""
 
 import argparse
 import tempfile
@@ -116,7 +116,7 @@ def _feature_graphs(folder: Path) -> tuple[Graph, Graph]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m samestyle.encoder.fit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m samestyle.training.projection", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the catalogues as Parquet files")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     arguments = parser.parse_args()
