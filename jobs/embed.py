@@ -15,12 +15,13 @@ from samestyle.tables.changes import (
     with_contents,
     with_duplicates,
 )
+from samestyle.tables.counter import Counter
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
 from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.preflight import catalogue_facts, check_catalogue
 from samestyle.tables.source import read_catalogue
-from samestyle.tables.waves import Counter, embed_waves
+from samestyle.tables.waves import embed_waves
 from udfs.embed import embed_udf
 
 

@@ -1,7 +1,7 @@
 """What the stages of one night share: where they read, where they write, who may write, and what serves now."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -64,19 +64,14 @@ class Night:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Checks the lock, takes the time, and leaves a row in the ledger, also of a stage that failed."""
+        """Checks the lock, takes the time, and leaves a row in the ledger; of a failed stage, summary.json tells."""
         self.lease.check()
-        started, outcome = datetime.now(UTC), "failed"
-        try:
-            yield
-            outcome = "done"
-        finally:
-            timings = self.run.read("timings") or {}
-            self.run.write("timings", timings | {name: (datetime.now(UTC) - started).total_seconds()})
-            # Where the stage has failed, that is what is to be reported, whatever becomes of its row.
-            with suppress(Exception) if outcome == "failed" else nullcontext():
-                self.lease.check()
-                self.append_ledger(name, started, outcome)
+        started = datetime.now(UTC)
+        yield
+        timings = self.run.read("timings") or {}
+        self.run.write("timings", timings | {name: (datetime.now(UTC) - started).total_seconds()})
+        self.lease.check()
+        self.append_ledger(name, started)
 
     def finish(self, outcome: str, exit_code: int, error: str | None) -> None:
         """Leave summary.json, also of a run that failed, and tell the person who watches."""
@@ -86,12 +81,12 @@ class Night:
         if "release_id" in self.run.summary:
             say(published_line(self.run.summary))
 
-    def append_ledger(self, stage: str, started: datetime, outcome: str) -> None:
+    def append_ledger(self, stage: str, started: datetime) -> None:
         embed = self.run.read("embed") or {}
         counts = [embed.get("counts", {}).get(name) for name in LEDGER_COUNTS]
         row = [self.run.run_id, stage, started, datetime.now(UTC), *counts, embed.get("contents_embedded")]
         row += [self.settings.digest(), code_version(), embed.get("source_version"), self.encoder.encoder_id]
-        row += [self.release_id if stage == "publish" else None, outcome]
+        row += [self.release_id if stage == "publish" else None, "done"]
         table = self.warehouse.runs
         table.append(self.spark.createDataFrame([tuple(row)], table.schema))
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -11,22 +10,9 @@ from pyspark.sql import functions as F
 from samestyle.errors import InputError
 from samestyle.progress import Progress
 from samestyle.settings import Embed
+from samestyle.tables.counter import Counter
 from samestyle.tables.io import Table, only_row
 from samestyle.tables.members import VIEWS
-
-
-class Counter:
-    """Rows and rejects that executors report while they work. A retried task counts twice: for people, not for sums."""
-
-    def __init__(self, context: Any) -> None:
-        self.rows, self.rejected = context.accumulator(0), context.accumulator(0)
-
-    def add(self, rows: int, rejected: int) -> None:
-        self.rows.add(rows)
-        self.rejected.add(rejected)
-
-    def values(self) -> tuple[int, int]:
-        return self.rows.value, self.rejected.value
 
 
 def embed_waves(

@@ -208,17 +208,17 @@ ids = count()
 context = SimpleNamespace(accumulator=lambda zero: Accumulator(next(ids), zero, AddingAccumulatorParam(zero)))
 store = LocalStore(sys.argv[1])
 one = ObjectRef("objects/" + 64 * "0", 64 * "0", 1)
-some = {0: Shard(0, None, one, one, 1, 1, 0.0, False, 1, "", 0)}
+placed = [search.PlacedShard(0, Shard(0, None, one, one, 1, 1, 0.0, False, 1, "", 0), 4)]
 policy = FetchPolicy(("file",), ("/photos",), "/photos", False, 1000, 1.0, 1.0, 0, 0)
 reference, limits = EncoderReference(store, "none"), DecodeLimits()
 with patch("pyspark.sql.udf._parse_datatype_string", return_value=StringType()):  # else the JVM reads the type
     udf = embed.embed_udf(reference, policy, limits, 8, 1, Counter(context).add)
 made = {
     "embed_udf": udf.func,
-    "shard_builder": shards.shard_builder(GraphParameters(4, 4, 10, 1), {0: 1}, store),
-    "vector_sampler": search.vector_sampler(some, store, 4, 1, 1),
-    "recall_measurer": search.recall_measurer(some, store, 4, np.zeros((1, 4), np.float32), 1, (10,)),
-    "candidate_finder": search.candidate_finder(some, store, 4, 1, 10),
+    "shard_builder": shards.shard_builder({0: GraphParameters(4, 4, 10, 1)}, {0: 1}, store),
+    "vector_sampler": search.vector_sampler(placed, store, 1, 1),
+    "recall_measurer": search.recall_measurer(placed, store, {0: np.zeros((1, 4), np.float32)}, 1, (10,)),
+    "candidate_finder": search.candidate_finder(placed, store, 1, [10]),
 }
 for name, function in made.items():
     print(name, dumps(function).hex())

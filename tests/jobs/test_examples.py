@@ -182,7 +182,7 @@ def test_addresses_in_the_place_of_photos_are_an_error_that_names_the_setting(da
     assert ended.code == 2
     assert "column image is string and catalogue.columns.image has to be binary" in ended.text
     assert "set catalogue.columns.image_uri=image" in ended.text
-    assert not (tmp_path / "out" / "tables").exists()
+    assert not (tmp_path / "out" / "tables" / "embeddings").exists()
 
 
 def test_csv_with_titles_only(spark, data_folder, tmp_path):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,8 @@ def running(words: list[str], log: Path, **environment: str) -> Iterator[subproc
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -197,7 +198,9 @@ def night(cluster, catalogue, tmp_path_factory) -> Ended:
 
 @pytest.fixture(scope="module")
 def release(night) -> Manifest:
-    return current_release(open_store(night.root / "store"))[1]
+    current = current_release(open_store(night.root / "store"))
+    assert current
+    return current[1]
 
 
 @pytest.fixture(scope="module")
