@@ -3,7 +3,8 @@
 .PHONY: help setup test soak check format clean distclean
 
 python := $(or $(SAMESTYLE_PYTHON),.venv/bin/python)
-rooms := tests/core $(filter-out tests/core/ tests/__pycache__/,$(wildcard tests/*/))
+# The longest first: one process takes those that share a Spark session, the other one the rest.
+rooms := tests/spark tests/jobs tests/shipping tests/core
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -11,8 +12,8 @@ help: ## this list
 setup: ## install what jobs and tests need
 	@./spark-submit.sh setup
 
-test: setup ## all tests, with small counts; the ones without a JVM first
-	$(python) -m pytest -m "not soak and not gpu" $(rooms)
+test: setup ## all tests, with small counts, in two processes
+	$(python) -m pytest -m "not soak and not gpu" -n 2 --dist loadgroup $(rooms)
 
 soak: setup ## the long tests: full counts of faults, nights and fuzzing
 	$(python) -m pytest -m soak tests

@@ -12,6 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the suite: what uses the one Spark session stays together, other files go as they come."""
+    for item in items:
+        room = item.path.relative_to(ROOT / "tests").parts[0]
+        group = "session" if room in ("spark", "jobs") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     if not DATA.is_dir():
@@ -27,6 +35,7 @@ def spark_session() -> Iterator:
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["SAMESTYLE_HOME"] = str(ROOT)
+    os.environ["PYTHONPATH"] = str(ROOT)  # workers import udfs from here; with spark-submit it is the zip
     jars = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))
     builder = SparkSession.builder.appName("tests").config("spark.jars", jars)
     for line in (ROOT / "conf" / "spark" / "demo.conf").read_text().splitlines():

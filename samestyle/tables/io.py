@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, Row, SparkSession
 
 from samestyle.errors import UsageError
 
@@ -82,8 +82,10 @@ class Table:
         reader = self.spark.read.format("delta")
         return (reader.option("versionAsOf", version) if version else reader).load(self.path)
 
-    def _writer(self, rows: DataFrame):
-        return rows.write.format(self.format).partitionBy(*self.partition_by)
+    def _writer(self, rows: DataFrame) -> DataFrameWriter:
+        # Spark does not read several roots that are partitioned each for itself, as Parquet's commits would be.
+        partitions = self.partition_by if self.format == "delta" else ()
+        return rows.write.format(self.format).partitionBy(*partitions)
 
     def no_rows(self) -> DataFrame:
         return self.spark.createDataFrame([], self.schema)

@@ -135,6 +135,7 @@ def guarded(stage: str, run: JobFunction, night: Night) -> int:
     try:
         with nullcontext() if stage == "nightly" else night.stage(stage):  # the nightly opens each stage itself
             run(night.spark, night)
+        night.append_ledger()
         night.finish("done", 0, None)
     except Exception as error:
         known = cause_of(error)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -37,6 +38,7 @@ class Night:
     channel_named: str | None
     force: str | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ledger: list[tuple[Any, ...]] = field(default_factory=list)
 
     @property
     def warehouse(self) -> Warehouse:
@@ -64,14 +66,13 @@ class Night:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Checks the lock, takes the time, and leaves a row in the ledger; of a failed stage, summary.json tells."""
+        """Checks the lock, takes the time, and keeps a row for the ledger; of a failed stage, summary.json tells."""
         self.lease.check()
         started = datetime.now(UTC)
         yield
         timings = self.run.read("timings") or {}
         self.run.write("timings", timings | {name: (datetime.now(UTC) - started).total_seconds()})
-        self.lease.check()
-        self.append_ledger(name, started)
+        self.ledger.append(self.ledger_row(name, started))
 
     def finish(self, outcome: str, exit_code: int, error: str | None) -> None:
         """Leave summary.json, also of a run that failed, and tell the person who watches."""
@@ -81,14 +82,18 @@ class Night:
         if "release_id" in self.run.summary:
             say(published_line(self.run.summary))
 
-    def append_ledger(self, stage: str, started: datetime) -> None:
+    def ledger_row(self, stage: str, started: datetime) -> tuple[Any, ...]:
         embed = self.run.read("embed") or {}
         counts = [embed.get("counts", {}).get(name) for name in LEDGER_COUNTS]
         row = [self.run.run_id, stage, started, datetime.now(UTC), *counts, embed.get("contents_embedded")]
         row += [self.settings.digest(), code_version(), embed.get("source_version"), self.encoder.encoder_id]
-        row += [self.release_id if stage == "publish" else None, "done"]
+        return (*row, self.release_id if stage == "publish" else None, "done")
+
+    def append_ledger(self) -> None:
+        """The rows of all stages that this job ran, in one commit."""
+        self.lease.check()
         table = self.warehouse.runs
-        table.append(self.spark.createDataFrame([tuple(row)], table.schema))
+        table.append(self.spark.createDataFrame(self.ledger, table.schema))
 
 
 def starting_point(store: Store, channel: str) -> dict[str, str | None]:

@@ -139,7 +139,9 @@ def test_a_poor_graph_is_refused_and_the_release_before_keeps_serving(run_job, n
     shutil.copytree(night.root, root)
     serving = (root / "store" / "channels" / "current").read_bytes()
     poor = ["modules.search.m=2", "modules.search.ef_construction=4", "index.ef_search=[1]", "evaluation.k=1"]
-    ended = run_job("nightly", root, *poor, "modules.search.shard_rows=5000")
+    for job in ("embed", "build_index", "evaluate_index"):
+        assert run_job(job, root, *poor).code == 0
+    ended = run_job("publish", root, *poor)
     assert ended.code == 3, ended.text
     assert "the gate refused release" in ended.text
     assert "REFUSED: recall@1 of search" in ended.text
@@ -153,10 +155,11 @@ def test_a_poor_graph_is_refused_and_the_release_before_keeps_serving(run_job, n
 
 def test_a_users_own_filter_that_fails_is_an_error_and_a_default_one_is_dropped(run_job, tmp_path):
     words = write(tmp_path, offers(30))
-    ended = run_job("nightly", tmp_path / "own", words, "modules.homepage.where=colour = 'red'")
+    assert run_job("embed", tmp_path / "out", words).code == 0
+    ended = run_job("build_index", tmp_path / "out", words, "modules.homepage.where=colour = 'red'")
     assert ended.code == 2
     assert "modules.homepage.where is \"colour = 'red'\"" in ended.text
-    ended = run_job("nightly", tmp_path / "default", words)
+    ended = run_job("build_index", tmp_path / "out", words)
     assert ended.code == 0, ended.text
     assert "module homepage: default filter 'in_stock' dropped" in ended.text
     assert "module history skipped: it needs a click log" in ended.text
