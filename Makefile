@@ -1,10 +1,8 @@
 # `make` alone says what there is. Every target sets up what it needs, through spark-submit.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup test soak check format clean distclean
+.PHONY: help setup test test-session test-rest soak check format clean distclean
 
 python := $(or $(SAMESTYLE_PYTHON),.venv/bin/python)
-# The longest first: one process takes those that share a Spark session, the other one the rest.
-rooms := tests/spark tests/jobs tests/shipping tests/core
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -12,8 +10,16 @@ help: ## this list
 setup: ## install what jobs and tests need
 	@./spark-submit.sh setup
 
-test: setup ## all tests, with small counts, in two processes
-	$(python) -m pytest -m "not soak and not gpu" -n 2 --dist loadgroup $(rooms)
+test: setup ## all tests, with small counts: two processes, each printed when it ends
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-session test-rest
+
+# All tests that share one Spark session.
+test-session:
+	$(python) -m pytest -m "not soak and not gpu" tests/spark tests/jobs
+
+# Those that need no JVM, or start their own processes.
+test-rest:
+	$(python) -m pytest -m "not soak and not gpu" tests/core tests/shipping
 
 soak: setup ## the long tests: full counts of faults, nights and fuzzing
 	$(python) -m pytest -m soak tests

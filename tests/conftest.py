@@ -12,14 +12,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the suite: what uses the one Spark session stays together, other files go as they come."""
-    for item in items:
-        room = item.path.relative_to(ROOT / "tests").parts[0]
-        group = "session" if room in ("spark", "jobs") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     if not DATA.is_dir():
