@@ -22,7 +22,7 @@ test-rest:
 	$(python) -m pytest -m "not soak and not gpu" tests/core tests/shipping
 
 soak: setup ## the long tests: full counts of faults, nights and fuzzing
-	$(python) -m pytest -m soak tests
+	$(python) -m pytest -m soak -s tests
 
 check: setup ## lint, format, types
 	$(python) -m ruff check .

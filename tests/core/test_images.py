@@ -279,11 +279,12 @@ def test_cut_pictures_are_errors_and_not_half_grey(kind, part):
     assert refusal(whole[: int(len(whole) * part)]).reason == "truncated"
 
 
-def test_fuzz_gives_an_array_or_an_image_error():
+@pytest.mark.parametrize("turns", [300, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_fuzz_gives_an_array_or_an_image_error(turns):
     random = np.random.default_rng(20)
     originals = [make() for make in FORMATS.values()]
     outcomes = {"array": 0}
-    for turn in range(300):
+    for turn in range(turns):
         data = bytearray(originals[turn % len(originals)])
         if turn % 3 == 0:
             data = data[: random.integers(1, len(data))]
