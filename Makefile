@@ -1,6 +1,6 @@
 # `make` alone says what there is. Every target sets up what it needs, through spark-submit.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-session test-rest soak check format clean distclean
+.PHONY: help setup test test-core test-shipping test-inputs test-nights soak check format clean distclean
 
 python := $(or $(SAMESTYLE_PYTHON),.venv/bin/python)
 
@@ -10,16 +10,24 @@ help: ## this list
 setup: ## install what jobs and tests need
 	@./spark-submit.sh setup
 
-test: setup ## all tests, with small counts: two processes, each printed when it ends
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-session test-rest
+# Jobs on small data wait more than they compute: side by side, the parts take half the time.
+test: setup ## all tests, with small counts; four parts side by side, each printed when it ends
+	@$(MAKE) --no-print-directory -j4 --output-sync=target test-core test-shipping test-inputs test-nights
 
-# All tests that share one Spark session.
-test-session:
-	$(python) -m pytest -m "not soak and not gpu" tests/spark tests/jobs
+pytest := $(python) -m pytest -m "not soak and not gpu"
+inputs := tests/jobs/test_bad_input.py tests/jobs/test_examples.py
 
-# Those that need no JVM, or start their own processes.
-test-rest:
-	$(python) -m pytest -m "not soak and not gpu" tests/core tests/shipping
+test-core: # no JVM
+	$(pytest) tests/core
+
+test-shipping: # real processes of their own
+	$(pytest) tests/shipping
+
+test-inputs: # one Spark session
+	$(pytest) $(inputs)
+
+test-nights: # another one, and whatever is not named above
+	$(pytest) tests/spark tests/jobs $(addprefix --ignore=,$(inputs))
 
 soak: setup ## the long tests: full counts of faults, nights and fuzzing
 	$(python) -m pytest -m soak -s tests

@@ -37,20 +37,13 @@ def job_main(
     try:
         settings = load_settings(arguments.env, arguments.settings, arguments.override)
         paths_root(settings)
-        with demo_banner(settings):
-            return run_stage(stage, run, starts, settings, arguments)
     except SamestyleError as error:
-        return report_failure(error)
-    except Exception as error:
-        known = cause_of(error)
-        if known is None:
-            traceback.print_exc()
-            say(
-                f"{stage} failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                sys.stderr,
-            )
-            return 1
-        return report_failure(known)
+        return report_failure(stage, error)
+    with demo_banner(settings):
+        try:
+            return run_stage(stage, run, starts, settings, arguments)
+        except Exception as error:
+            return report_failure(stage, error)
 
 
 def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -77,7 +70,7 @@ def demo_banner(settings: Settings) -> Iterator[None]:
         say(f"DEMO environment, everything below {settings.paths.root}; --env dev or prod for your own catalogue")
     yield
     if settings.env == "demo":
-        say("DEMO finished; conf/base.yaml lists every setting, README.md says how to use your own catalogue")
+        say("DEMO ends here; conf/base.yaml lists every setting, README.md says how to use your own catalogue")
 
 
 def run_stage(stage: str, run: JobFunction, starts: bool, settings: Settings, arguments: argparse.Namespace) -> int:
@@ -161,9 +154,15 @@ def cause_of(error: BaseException) -> SamestyleError | None:
     return SamestyleError(f"on a worker: {raised[-1][1]}") if raised else None
 
 
-def report_failure(error: SamestyleError) -> int:
-    say(str(error), sys.stderr)
-    return error.exit_code
+def report_failure(stage: str, error: Exception) -> int:
+    """Say what happened on standard error, with a trace only where the error is none of ours; returns the exit code."""
+    known = cause_of(error)
+    if known is not None:
+        say(str(known), sys.stderr)
+        return known.exit_code
+    traceback.print_exception(error)
+    say(f"{stage} failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", sys.stderr)
+    return SamestyleError.exit_code
 
 
 def exported_encoder(settings: Settings) -> Path:
