@@ -41,7 +41,7 @@ def run(spark: SparkSession, night: Night) -> None:
     embed_waves(todo, total, night.warehouse.embeddings, outcome, keys, settings.embed, counter, night.lease.check)
 
     latest = latest_attempts(night.embeddings())
-    items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at)
+    items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at, night.same_encoder())
     night.lease.check()
     version = night.warehouse.items().overwrite(items, night.run.run_id)
     written = night.warehouse.items().read(version)

@@ -19,6 +19,8 @@ from samestyle.errors import InputError, UsageError
 from samestyle.settings import Settings
 
 RUNNING = "running"
+# The records of the stages, in order.
+STAGES = ("embed", "build_index", "evaluate_index", "neighbours", "gate", "publish")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class RunFolder:
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+            with open(partial, "w", encoding="utf-8") as file:
+                file.write(json.dumps(record, indent=2, default=str) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(target)
         except OSError as error:
             raise InputError(
@@ -45,10 +50,10 @@ class RunFolder:
             ) from error
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """What `<name>.json` says; None where it is not there."""
+        """What `<name>.json` says; None where it is not there, or a crash has left it unreadable."""
         try:
             return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError):
             return None
 
     def required(self, stage: str) -> dict[str, Any]:
@@ -58,6 +63,11 @@ class RunFolder:
             raise UsageError(f"run {self.run_id} has no {stage} yet: run ./spark-submit.sh {stage} first")
         return record
 
+    def forget_from(self, stage: str) -> None:
+        """Drop what this stage and those after it found out before: it was found out about something else."""
+        for name in STAGES[STAGES.index(stage) :]:
+            (self.path / f"{name}.json").unlink(missing_ok=True)
+
     @property
     def summary(self) -> dict[str, Any]:
         return self.read("summary") or {}
@@ -65,7 +75,9 @@ class RunFolder:
     def begin(self, start: dict[str, Any]) -> None:
         """From here on the run counts as begun; should it die, the same start goes on with it."""
         self.write("start", start)
-        self.write("summary", {"run_id": self.run_id, "outcome": RUNNING, "started_at": now()})
+        # A run that goes on keeps its start: its release's manifest must stay the same, byte by byte.
+        started_at = self.summary.get("started_at") or now()
+        self.write("summary", {"run_id": self.run_id, "outcome": RUNNING, "started_at": started_at})
 
     def end(self, outcome: str, exit_code: int, error: str | None, facts: dict[str, Any] | None = None) -> None:
         """Write how it ended: some deploy modes lose a job's exit code, but not this file."""
@@ -87,6 +99,10 @@ def paths_root(settings: Settings) -> Path:
     """paths.root, made if need be. Raises UsageError where it is not set or cannot be written."""
     if settings.paths.root is None:
         raise UsageError("paths.root is not set: name the folder that a run may write to, paths.root=/path/to/folder")
+    if "://" in settings.paths.root:
+        raise UsageError(
+            f"paths.root={settings.paths.root} is a URI: name a folder, as in paths.root=/mnt/shared/samestyle"
+        )
     root = Path(settings.paths.root).absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +121,7 @@ def runs_folder(settings: Settings) -> Path:
 def list_runs(settings: Settings) -> list[RunFolder]:
     """All runs, oldest first: their ids begin with the time."""
     folder = runs_folder(settings)
-    return [RunFolder(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+    return [RunFolder(path) for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
 
 
 def find_run(settings: Settings, run_id: str | None) -> RunFolder:

@@ -138,6 +138,7 @@ class Embed(Section):
         le=1,
         description="A wave with a larger share of transient failures stops the run (exit 5).",
     )
+    transient_min: int = Field(20, ge=0, description="Fewer failures than this never stop a run, however small it is.")
 
 
 class Module(Section):
@@ -310,7 +311,9 @@ def load_settings(env: str | None = None, file: str | Path | None = None, overri
     for word in overrides:
         own = merge(own, parse_override(word))
     tree = merge(merge(base, own), {"env": env})
-    tree["own_filters"] = [name for name, block in (own.get("modules") or {}).items() if "where" in (block or {})]
+    modules = own.get("modules")
+    blocks = modules.items() if isinstance(modules, dict) else ()
+    tree["own_filters"] = [name for name, block in blocks if isinstance(block, dict) and "where" in block]
     return validate(tree)
 
 

@@ -62,10 +62,10 @@ def batches(contents: Iterable[Content], size: int) -> Iterator[list[Content]]:
 def prepare(content: Content, policy: FetchPolicy, limits: DecodeLimits, size: int) -> Outcome:
     """Fetch and decode the photo. A broken one costs the item its photo, or, without a title, its place."""
     outcome = Outcome()
-    if content.image is None and content.image_uri is None:
+    if not content.image and content.image_uri is None:
         return outcome
     try:
-        data = content.image if content.image is not None else fetch(content.image_uri or "", policy)
+        data = content.image or fetch(content.image_uri or "", policy)
         outcome.image_digest = image_digest(data)
         if outcome.image_digest == content.known_digest:
             outcome.outcome = "unchanged"

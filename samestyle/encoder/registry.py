@@ -46,22 +46,28 @@ def register(store: Store, folder: Path) -> str:
     return encoder_id
 
 
-def current_encoder(store: Store, exported: Path, chosen: bool = False) -> EncoderReference:
-    """The encoder that `encoders/current` names. In a new store, or where it is `chosen`, the exported one becomes it.
+def wanted_encoder(store: Store, exported: Path, chosen: bool) -> str:
+    """Id of the encoder that a new run uses: the exported one where it is `chosen` or the store is new, else current.
 
-    Another encoder means other vectors: the next night embeds the whole catalogue anew, beside those that are there.
-    Raises UsageError where there is no encoder at all.
+    Raises UsageError where there is none.
     """
     named = store.find(CURRENT)
-    if named is None or chosen:
-        if not (exported / "encoder.json").is_file():
-            raise UsageError(f"no encoder in {store.uri}, and none at {exported}: run ./spark-submit.sh setup")
-        encoder_id = register(store, exported)
-        pointer = json.dumps({"encoder_id": encoder_id}).encode()
-        if pointer != named:
-            store.swap(CURRENT, named, pointer)
-        return EncoderReference(store, encoder_id)
-    return EncoderReference(store, str(json.loads(named)["encoder_id"]))
+    if named is not None and not chosen:
+        return str(json.loads(named)["encoder_id"])
+    if not (exported / "encoder.json").is_file():
+        raise UsageError(f"no encoder in {store.uri}, and none at {exported}: run ./spark-submit.sh setup")
+    return str(json.loads((exported / "encoder.json").read_text(encoding="utf-8"))["encoder_id"])
+
+
+def adopt_encoder(store: Store, exported: Path, encoder_id: str) -> None:
+    """Make this encoder the current one, registering it if need be. The caller holds the lock.
+
+    Another encoder means other vectors: the next night embeds the whole catalogue anew, beside those that are there.
+    """
+    named, pointer = store.find(CURRENT), json.dumps({"encoder_id": encoder_id}).encode()
+    if named != pointer:
+        register(store, exported)
+        store.swap(CURRENT, named, pointer)
 
 
 def encoder_files(store: Store, encoder_id: str) -> list[str]:

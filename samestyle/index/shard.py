@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samestyle.errors import IntegrityError
+from samestyle.index.exact import exact_search
 from samestyle.index.nodes import SPACE
 
 
@@ -32,7 +33,10 @@ class OpenShard:
         """Labels (int64) and cosines (float32), both (queries, min(k, nodes)), best first."""
         k = min(k, self.nodes)
         self.graph.set_ef(max(ef, k))
-        labels, distances = self.graph.knn_query(queries, k=k, num_threads=1)
+        try:
+            labels, distances = self.graph.knn_query(queries, k=k, num_threads=1)
+        except RuntimeError:  # hnswlib's way of saying that it reaches fewer than k
+            return exact_search(self.vectors(), queries, k)
         return labels.astype(np.int64), (1 - distances).astype(np.float32)
 
     def members(self, label: int) -> slice:

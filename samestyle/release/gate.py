@@ -89,6 +89,27 @@ def shrinkage(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> It
         )
 
 
+def view_shrinkage(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    """A view can vanish while its module keeps its items: a night whose titles are all missing has no text vectors.
+
+    Measured against the module, whose own shrinkage has a rule of its own; the fused view is as full as the module.
+    """
+    now = {name(index): index.items for index in manifest.indexes}
+    before = module_counts(parent)
+    for index in parent.indexes if parent else ():
+        kept = manifest.module_items(index.module) / before[index.module] if index.items else 0
+        if not kept or index.view == "fused":
+            continue
+        found = now.get(name(index), 0)
+        yield at_most(
+            f"shrink {name(index)}",
+            max(0.0, 1 - found / index.items / kept),
+            limits.shrink_max,
+            f"{name(index)} has {found:,} items after {index.items:,}; the share that went, beyond its module's,",
+            "look at the catalogue's titles and photos; if it is meant, publish with --force and the reason",
+        )
+
+
 def growth(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
     for module, before in module_counts(parent).items():
         now = manifest.module_items(module)
@@ -152,6 +173,7 @@ RULES: tuple[Rule, ...] = (
     orphans,
     enough_items,
     shrinkage,
+    view_shrinkage,
     growth,
     outcome_shares,
     ledger_sums,

@@ -105,7 +105,7 @@ class Thresholds:
         if score >= self.same_style:
             if not same_supplier:
                 return "same_style"
-            return "duplicate" if score >= self.duplicate else None
+            return "duplicate" if score >= self.duplicate else "similar"
         return "similar" if score >= self.similar else None
 
 

@@ -103,13 +103,19 @@ def contents_to_attempt(rows: DataFrame, latest: DataFrame, rules: RefreshRules)
 
 
 def resolve_items(
-    rows: DataFrame, latest: DataFrame, baseline: DataFrame, run_id: str, started_at: datetime
+    rows: DataFrame,
+    latest: DataFrame,
+    baseline: DataFrame,
+    run_id: str,
+    started_at: datetime,
+    same_encoder: bool = True,
 ) -> DataFrame:
     """The day's items: every catalogue row with its state, its reason and the content that serves it.
 
-    `latest` is latest_attempts, `baseline` the items that the parent release was made from.
+    `latest` is latest_attempts, `baseline` the items that the parent release was made from. Unless that was done by the
+    `same_encoder`, what serves there cannot serve here.
     """
-    former = baseline.where("content_key is not null").select(
+    former = baseline.where(F.col("content_key").isNotNull() & F.lit(same_encoder)).select(
         "item_id",
         F.col("content_key").alias("former_key"),
         F.col("served_at").alias("former_served_at"),

@@ -178,10 +178,11 @@ def style_recall(night: Night, records: list[Record], finder: Callable[..., Work
     )
     answers = grouped.collect()
     queries.unpersist()
-    return {
+    shares = {
         record["view"]: proportion([style_at_1(a["scores"], a["same"]) for a in answers if a["index"] == index])
         for index, record in enumerate(wanted)
     }
+    return {view: share for view, share in shares.items() if share.queries}
 
 
 def style_queries(night: Night, styles: DataFrame, views: list[str]) -> DataFrame:

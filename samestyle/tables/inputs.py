@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from samestyle.demo.catalogue import write_demo_catalogue
+from samestyle.errors import UsageError
 from samestyle.progress import at_most_every
 from samestyle.runs import paths_root
 from samestyle.settings import Settings
@@ -14,6 +15,11 @@ def with_demo_catalogue(settings: Settings, say: Callable[[str], None]) -> Setti
     """The settings as they are where they name a catalogue; else pointing at the demo's, which is made if need be."""
     if not settings.is_demo_catalogue:
         return settings
+    if settings.env != "demo":
+        raise UsageError(
+            f"no catalogue is given, and the generated one is for env demo, not for {settings.env}: "
+            "set catalogue.table or catalogue.path"
+        )
     demo = write_demo_catalogue(
         paths_root(settings) / "catalogue",
         settings.demo.offers,

@@ -4,6 +4,7 @@ Delta: an append is one commit, an overwrite one version. Parquet: an append or 
 Spark's `_SUCCESS` is in it, so that what a killed run left behind is never read.
 """
 
+import re
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,11 @@ def list_files(spark: SparkSession, pattern: str) -> list[Any]:
     path = jvm.org.apache.hadoop.fs.Path(pattern)
     system = path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
     return list(system.globStatus(path) or [])
+
+
+def escape_glob(path: str) -> str:
+    """A path as a glob that names it alone."""
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class Table:
         folders = self._committed(f"version-{version}" if version else "*")
         if version and not folders:
             raise UsageError(f"version {version} of {self.path} is not there: was it cleaned away?")
-        # Each folder is a commit of its own: basePath would turn its name into a column.
+        if version:  # a version says itself what it holds: attributes follow the settings
+            return self.spark.read.parquet(*folders)
         return self.spark.read.schema(self.schema).parquet(*folders) if folders else self.no_rows()
 
     def _read_delta(self, version: str | None) -> DataFrame:
@@ -91,5 +98,5 @@ class Table:
         return self.spark.createDataFrame([], self.schema)
 
     def _committed(self, pattern: str) -> list[str]:
-        found = list_files(self.spark, f"{self.path}/{pattern}/_SUCCESS")
+        found = list_files(self.spark, f"{escape_glob(self.path)}/{pattern}/_SUCCESS")
         return sorted(str(status.getPath().getParent()) for status in found)

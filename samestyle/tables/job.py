@@ -8,16 +8,17 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
-from samestyle.encoder.registry import current_encoder
+from samestyle.encoder.registry import EncoderReference, adopt_encoder, wanted_encoder
 from samestyle.errors import ConflictError, RefusedError, SamestyleError
 from samestyle.progress import say
 from samestyle.release.lease import NIGHTLY, Holder, Lease
 from samestyle.release.publish import load_manifest
 from samestyle.release.store import Store, open_store
-from samestyle.runs import RunFolder, dead_or_new_run, find_run, new_run, paths_root
+from samestyle.runs import RUNNING, RunFolder, dead_or_new_run, find_run, new_run, paths_root
 from samestyle.settings import Settings, load_settings, to_yaml
 from samestyle.tables.inputs import with_demo_catalogue
 from samestyle.tables.night import Night, starting_point
@@ -58,7 +59,11 @@ def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argpars
     )
     parser.add_argument("--env", help="demo (default, or $SAMESTYLE_ENV), dev or prod: which conf/<env>.yaml is read")
     parser.add_argument("--settings", metavar="FILE", help="a further YAML file of settings")
-    parser.add_argument("--dry-run", action="store_true", help="print the settings and the plan, write nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the settings and the plan; draws the demo shop, writes nothing else",
+    )
     parser.add_argument("--run", metavar="RUN_ID", help="the run that a stage alone goes on with; default: the latest")
     parser.add_argument("--force", metavar="REASON", help="publish although the gate refuses; the reason is recorded")
     return parser.parse_intermixed_args(argv)  # a setting may stand behind an option as well
@@ -93,21 +98,31 @@ def run_in_session(
         print(to_yaml(settings))
         print(describe_plan(spark, settings, store))
         return 0
-    encoder = current_encoder(store, exported_encoder(settings), chosen=settings.encoder.path is not None)
+    exported = exported_encoder(settings)
     start = {
         "source_version": pin_version(spark, settings.catalogue),
-        "encoder_id": encoder.encoder_id,
+        "encoder_id": wanted_encoder(store, exported, chosen=settings.encoder.path is not None),
         "settings_digest": settings.digest(),
         **starting_point(store, settings.release.channel),
     }
     folder = dead_or_new_run(settings, start) if starts else find_run(settings, arguments.run)
     with held_lease(store, settings, folder) as lease:
         if starts:
-            folder.begin(start)
+            begin_run(folder, start, store, settings)
+            adopt_encoder(store, exported, str(start["encoder_id"]))
         begun = folder.required("start")
+        encoder = EncoderReference(store, begun["encoder_id"])
         parent = load_manifest(store, begun["parent"]) if begun["parent"] else None
         night = Night(spark, settings, folder, store, lease, encoder, parent, begun["channel_named"], arguments.force)
         return guarded(stage, run, night)
+
+
+def begin_run(folder: RunFolder, start: dict[str, Any], store: Store, settings: Settings) -> None:
+    """Begin, or go on with, a run. What was decided before the lock was ours must still hold. Raises ConflictError."""
+    now = start | starting_point(store, settings.release.channel)
+    if now != start or folder.summary.get("outcome", RUNNING) != RUNNING:
+        raise ConflictError(f"another run ended while run {folder.run_id} was starting: run again")
+    folder.begin(start)
 
 
 @contextmanager
@@ -129,11 +144,11 @@ def guarded(stage: str, run: JobFunction, night: Night) -> int:
         with nullcontext() if stage == "nightly" else night.stage(stage):  # the nightly opens each stage itself
             run(night.spark, night)
         night.append_ledger()
-        night.finish("done", 0, None)
+        night.finish("done", 0, None, published=stage in ("nightly", "publish"))
     except Exception as error:
         known = cause_of(error)
         code = known.exit_code if known else 1
-        night.finish("refused" if code == RefusedError.exit_code else "failed", code, str(known or error))
+        night.finish("refused" if code == RefusedError.exit_code else "failed", code, str(known or error), False)
         raise
     finally:
         report = write_report(night)

@@ -47,7 +47,8 @@ def band_neighbours(candidates: DataFrame, items: DataFrame, limits: Neighbours)
     """Candidates (index, query_id, item_id, supplier_id, category, score) as bands, ranked, `limits.k` a band.
 
     same_style: other suppliers, at or above same_style_min; duplicate: the same supplier, at or above duplicate_min;
-    similar: the next ones of the same category. No neighbour is in two bands. items: the triggers' supplier, category.
+    similar: the next ones of the same category, near ones of the same supplier among them. No neighbour is in two
+    bands. items: the triggers' supplier, category.
     """
     own = items.where("content_key is not null").select(
         F.col("item_id").alias("query_id"),
@@ -69,5 +70,5 @@ def band_of(limits: Neighbours) -> Column:
     return (
         F.when(close & ~same_supplier, "same_style")
         .when(same_supplier & (score >= limits.duplicate_min), "duplicate")
-        .when(~close & (score >= limits.similar_min) & same_category, "similar")
+        .when((score >= limits.similar_min) & same_category, "similar")
     )

@@ -54,6 +54,10 @@ class Night:
         items = self.warehouse.items()
         return items.read(self.parent.items_version) if self.parent else items.no_rows()
 
+    def same_encoder(self) -> bool:
+        """Whether the parent release was made by this run's encoder."""
+        return self.parent is None or self.parent.encoder.encoder_id == self.encoder.encoder_id
+
     def items(self) -> DataFrame:
         """The day's items, at the version that this run's embed stage wrote."""
         return self.warehouse.items().read(self.run.required("embed")["items_version"])
@@ -68,18 +72,19 @@ class Night:
     def stage(self, name: str) -> Iterator[None]:
         """Checks the lock, takes the time, and keeps a row for the ledger; of a failed stage, summary.json tells."""
         self.lease.check()
+        self.run.forget_from(name)
         started = datetime.now(UTC)
         yield
         timings = self.run.read("timings") or {}
         self.run.write("timings", timings | {name: (datetime.now(UTC) - started).total_seconds()})
         self.ledger.append(self.ledger_row(name, started))
 
-    def finish(self, outcome: str, exit_code: int, error: str | None) -> None:
+    def finish(self, outcome: str, exit_code: int, error: str | None, published: bool) -> None:
         """Leave summary.json, also of a run that failed, and tell the person who watches."""
         self.run.end(outcome, exit_code, error, summarise(self.run))
         say(f"summary {self.run.path / 'summary.json'}")
         print(closing_table(self.run.summary), flush=True)
-        if "release_id" in self.run.summary:
+        if published:
             say(published_line(self.run.summary))
 
     def ledger_row(self, stage: str, started: datetime) -> tuple[Any, ...]:

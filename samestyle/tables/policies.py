@@ -24,10 +24,15 @@ def fetch_policy(settings: Settings) -> FetchPolicy:
 
 
 def image_base(catalogue: Catalogue) -> str | None:
-    """Where relative image URIs start from; a named table has no folder of its own."""
-    if catalogue.image_root or catalogue.path is None:
-        return catalogue.image_root
-    return catalogue.path.rpartition("/")[0] if "://" in catalogue.path else str(Path(catalogue.path).absolute().parent)
+    """Where relative image URIs start from: the catalogue's own folder; a named table has none."""
+    named = catalogue.image_root or catalogue.path
+    if named is None:
+        return None
+    path = named.removeprefix("file://")
+    if "://" in path:
+        return path if catalogue.image_root else path.rpartition("/")[0]
+    folder = Path(path).absolute()
+    return str(folder if catalogue.image_root or folder.is_dir() else folder.parent)
 
 
 def decode_limits(settings: Settings) -> DecodeLimits:

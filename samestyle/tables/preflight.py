@@ -21,7 +21,12 @@ class CatalogueFacts:
 
 
 def catalogue_facts(rows: DataFrame, baseline: DataFrame) -> CatalogueFacts:
-    counted = only_row(rows.agg(F.count("*").alias("rows"), F.count_if("duplicate").alias("duplicates")))
+    counted = only_row(
+        rows.agg(
+            F.count("*").alias("rows"),
+            F.count_if(F.col("duplicate") & F.col("item_id").isNotNull()).alias("duplicates"),
+        )
+    )
     served = baseline.where("content_key is not null").select("item_id")
     missing = served.join(rows.select("item_id").distinct(), "item_id", "left_anti").count()
     return CatalogueFacts(counted["rows"], counted["duplicates"], served.count(), missing)

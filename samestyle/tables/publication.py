@@ -21,6 +21,7 @@ def judged_manifest(night: Night) -> Manifest:
 
 def assemble(night: Night) -> Manifest:
     embed, evaluated = night.run.required("embed"), night.run.required("evaluate_index")
+    night.run.required("neighbours")  # a release is what all stages of its run made
     if not evaluated["indexes"]:
         counts = embed["counts"]
         raise RefusedError(

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -14,7 +13,7 @@ from pyspark.sql.types import BinaryType
 
 from samestyle.errors import InputError, UsageError
 from samestyle.settings import Catalogue, Clicks
-from samestyle.tables.io import list_files, only_row
+from samestyle.tables.io import escape_glob, list_files, only_row
 from samestyle.tables.schemas import CATALOGUE_COLUMNS, CLICK_COLUMNS
 
 
@@ -118,10 +117,6 @@ def files_version(rows: DataFrame) -> str:
         for status in list_files(rows.sparkSession, escape_glob(unquote(file))):
             described.append(f"{file} {status.getLen()} {status.getModificationTime()}")
     return "files-" + hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
-
-
-def escape_glob(path: str) -> str:
-    return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
 
 
 def map_columns(raw: DataFrame, wanted: dict[str, str | None], section: str) -> dict[str, str]:

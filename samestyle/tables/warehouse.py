@@ -29,9 +29,9 @@ class Warehouse:
     def embeddings(self) -> Table:
         return self.table("embeddings", schemas.EMBEDDINGS, ("encoder_id",))
 
-    def items(self, attributes: str = "struct<none: string>") -> Table:
-        """`attributes`: DDL of the attributes struct; needed only to read an items table that does not exist yet."""
-        return self.table("items", schemas.items(attributes))
+    def items(self) -> Table:
+        """Read it at a version: its attributes follow the settings of the night that wrote it."""
+        return self.table("items", schemas.items("struct<none: string>"))
 
     @property
     def neighbours(self) -> Table:

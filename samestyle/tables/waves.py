@@ -40,7 +40,7 @@ def embed_waves(
             # Without this, adaptive execution packs the rows after the join, and the UDF with them, into one task.
             attempts = rows.repartition(tasks).select("*", outcome.alias("outcome"))
             table.append(attempt_rows(attempts, keys, at))
-            check_transient(table, keys, at, limits.transient_max)
+            check_transient(table, keys, at, limits)
 
 
 def attempt_rows(attempts: DataFrame, keys: dict[str, str], at: datetime) -> DataFrame:
@@ -59,12 +59,14 @@ def attempt_rows(attempts: DataFrame, keys: dict[str, str], at: datetime) -> Dat
     )
 
 
-def check_transient(table: Table, keys: dict[str, str], at: datetime, limit: float) -> None:
+def check_transient(table: Table, keys: dict[str, str], at: datetime, limits: Embed) -> None:
     """A dead image server must not take products off the site: stop before the day's items are written."""
     wave = table.read().where((F.col("run_id") == keys["run_id"]) & (F.col("embedded_at") == F.lit(at)))
     counted = only_row(wave.agg(F.count("*").alias("rows"), F.count_if("transient").alias("failed")))
-    if counted["rows"] and counted["failed"] / counted["rows"] > limit:
+    failed = counted["failed"]
+    if failed >= limits.transient_min and failed > limits.transient_max * counted["rows"]:
         raise InputError(
-            f"{counted['failed']:,} of {counted['rows']:,} contents of a wave failed for a transient reason, at most "
-            f"{limit:.0%} may (embed.transient_max): is the image server up? What was embedded is kept; run again"
+            f"{failed:,} of {counted['rows']:,} contents of a wave failed for a transient reason, at most "
+            f"{limits.transient_max:.0%} may (embed.transient_max): "
+            "is the image server up? What was embedded is kept; run again"
         )

@@ -51,6 +51,7 @@ def test_a_good_release_passes_every_rule(good):
         "recall search/fused", "recall search/image", "recall homepage/fused",
         "orphans search/fused", "orphans search/image", "orphans homepage/fused",
         "items search", "shrink search", "shrink homepage", "growth search", "growth homepage",
+            "shrink search/image",
         "rejected", "degraded", "stale", "ledger", "style fused",
     }  # fmt: skip
 
@@ -122,3 +123,10 @@ def test_style_recall_is_judged_where_it_was_measured(good):
     poor = dataclasses.replace(good, style_recall={"image": 0.9, "fused": 0.4})
     assert refusals(poor)["style fused"].startswith("same-style R@1 of the fused view is 0.4000, at least 0.5000")
     assert refusals(dataclasses.replace(good, style_recall=None)) == {}
+
+
+def test_a_view_that_vanishes_is_seen_though_its_module_keeps_its_items(good):
+    without = dataclasses.replace(good, indexes=tuple(i for i in good.indexes if i.view != "image"))
+    sentences = [result.sentence for result in failures(run_gate(without, good, LIMITS))]
+    assert len(sentences) == 1
+    assert sentences[0].startswith("search/image has 0 items after ")

@@ -138,7 +138,7 @@ def test_channels_are_checked_as_well():
     [
         (0.95, True, "duplicate"),
         (0.95, False, "same_style"),
-        (0.85, True, None),
+        (0.85, True, "similar"),
         (0.8, False, "same_style"),
         (0.7, True, "similar"),
         (0.5, False, "similar"),

@@ -139,7 +139,7 @@ def test_a_poor_graph_is_refused_and_the_release_before_keeps_serving(run_job, n
     shutil.copytree(night.root, root)
     serving = (root / "store" / "channels" / "current").read_bytes()
     poor = ["modules.search.m=2", "modules.search.ef_construction=4", "index.ef_search=[1]", "evaluation.k=1"]
-    for job in ("embed", "build_index", "evaluate_index"):
+    for job in ("embed", "build_index", "evaluate_index", "neighbours"):
         assert run_job(job, root, *poor).code == 0
     ended = run_job("publish", root, *poor)
     assert ended.code == 3, ended.text
@@ -184,11 +184,11 @@ def test_a_file_in_place_of_the_folder_is_named(run_job, tmp_path):
 
 def test_a_dead_image_server_stops_the_run_and_keeps_what_was_embedded(run_job, tmp_path):
     """Nothing listens there: every fetch is a refused connection, which is transient."""
-    rows = offers(20, image_uri=lambda n: f"http://127.0.0.1:9/{n}.jpg" if n % 2 else None)
+    rows = offers(60, image_uri=lambda n: f"http://127.0.0.1:9/{n}.jpg" if n % 2 else None)
     words = [write(tmp_path, rows), "images.allow_private_networks=true", "images.retries=0"]
     ended = run_job("nightly", tmp_path / "out", *words)
     assert ended.code == 5
-    assert "10 of 20 contents of a wave failed for a transient reason, at most 20% may" in ended.text
+    assert "30 of 60 contents of a wave failed for a transient reason, at most 20% may" in ended.text
     assert releases(tmp_path / "out") == []
     assert not (tmp_path / "out" / "tables" / "items").exists()
     assert (tmp_path / "out" / "tables" / "embeddings").exists()
