@@ -61,15 +61,15 @@ class Catalogue(Section):
 class ClickColumns(Section):
     """Which of the click log's columns is which of ours."""
 
-    user_id: str | None = Field(None, description="The shopper; this or session_id is needed.")
+    user_id: str | None = Field(None, description="The shopper.")
     session_id: str | None = Field(None, description="One visit of a shopper.")
     item_id: str | None = Field(None, description="The offer that was clicked; required.")
     query: str | None = Field(None, description="The words that led to the click.")
-    clicked_at: str | None = Field(None, description="When: a timestamp or seconds since 1970.")
+    clicked_at: str | None = Field(None, description="When: a timestamp, or seconds since 1970 in a column of numbers.")
 
 
 class Clicks(Section):
-    """The click log: triggers of the history module, and pairs for training."""
+    """The click log: which categories the history module covers, and whose neighbours it lists."""
 
     table: str | None = Field(None, description="Name of a Spark catalogue table.")
     path: str | None = Field(None, description="Folder or file of the log, where it is no named table.")
