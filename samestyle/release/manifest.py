@@ -416,6 +416,12 @@ def decode_scalar(kind: type, value: Any, field: str) -> Any:
     return value
 
 
+def require_target(release_id: str, manifest_sha256: str) -> None:
+    """What a channel names, or named once: a release and its manifest's digest."""
+    require_name("channel release_id", release_id)
+    require(bool(SHA256.fullmatch(manifest_sha256)), "channel manifest_sha256", manifest_sha256, "64 digits")
+
+
 @dataclass(frozen=True)
 class Change:
     """One move of a channel: `action` is publish or rollback."""
@@ -426,13 +432,7 @@ class Change:
     at: str
 
     def __post_init__(self) -> None:
-        require_name("channel release_id", self.release_id)
-        require(
-            bool(SHA256.fullmatch(self.manifest_sha256)),
-            "channel manifest_sha256",
-            self.manifest_sha256,
-            "64 digits",
-        )
+        require_target(self.release_id, self.manifest_sha256)
 
 
 @dataclass(frozen=True)
@@ -446,13 +446,7 @@ class Pointer:
     history: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
-        require_name("channel release_id", self.release_id)
-        require(
-            bool(SHA256.fullmatch(self.manifest_sha256)),
-            "channel manifest_sha256",
-            self.manifest_sha256,
-            "64 digits",
-        )
+        require_target(self.release_id, self.manifest_sha256)
         if self.previous is not None:
             require_name("channel previous", self.previous)
 

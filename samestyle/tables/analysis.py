@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyspark.sql import DataFrame, Row, SparkSession
-from pyspark.sql import functions as F
 
 from samestyle.errors import UsageError
 from samestyle.release.manifest import Manifest
 from samestyle.release.publish import current_release
 from samestyle.release.store import open_store
 from samestyle.settings import Settings, conf_folder
+from samestyle.tables.neighbours import own_rows
 from samestyle.tables.photos import Photo, images_of, load_photos
 from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.source import read_catalogue
@@ -41,8 +41,7 @@ class Served:
 
     def neighbours(self, module: str) -> DataFrame:
         """Rows of one module: item_id, band, rank, neighbour_id, score."""
-        release = F.col("release_id") == self.manifest.release_id
-        return self.warehouse.neighbours.read().where(release & (F.col("module") == module))
+        return self.warehouse.neighbours.read().where(own_rows(module, self.manifest.release_id))
 
     def photos(self, rows: Sequence[Row], size: int = 112) -> list[Photo]:
         """One photo a row, decoded on the driver: for tens of rows, not for thousands. Rows: item_id, image_uri."""

@@ -14,9 +14,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from samestyle.errors import UsageError
+from samestyle.release.manifest import VIEWS
 from samestyle.tables.modules import IndexTask
 
-VIEWS = ("image", "text", "fused")
 ITEM_COLUMNS = ("item_id", "supplier_id", "category", "attributes")
 
 

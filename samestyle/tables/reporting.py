@@ -22,7 +22,7 @@ TRIGGERS, DRAWN, PER_BAND = 8, 40, 5
 REASONS, PER_REASON = 12, 6
 AFFECTED_STATES = ("rejected", "degraded", "stale")
 # The worker has tried these photos and failed; it would be no use to try again here.
-SHOWN_REASONS = ("duplicate_id", "no_item_id", "denied")
+SHOWN_REASONS = ("duplicate_id", "no_item_id")
 PRODUCT_COLUMNS = ("item_id", "title", "image_uri", "supplier_id", "category", "state", "reason", "detail")
 T = TypeVar("T")
 Loader = Callable[[Sequence[Row]], list[Photo]]

@@ -9,10 +9,10 @@ from pyspark.sql import functions as F
 
 from samestyle.errors import InputError
 from samestyle.progress import Progress
+from samestyle.release.manifest import VIEWS
 from samestyle.settings import Embed
 from samestyle.tables.counter import Counter
 from samestyle.tables.io import Table, only_row
-from samestyle.tables.members import VIEWS
 
 
 def embed_waves(
