@@ -177,14 +177,28 @@ class Index(Section):
     )
 
 
+class EvaluationPairs(Section):
+    """Labelled pairs of offers to measure an encoder on."""
+
+    path: str | None = Field(None, description="Folder or file of the pairs; default: no labelled pairs.")
+    format: Literal["delta", "parquet", "json", "csv"] = Field("parquet", description="Format of evaluation.pairs.path.")
+
+
 class Evaluation(Section):
-    """How a build is measured."""
+    """How a build and an encoder are measured."""
 
     queries: int = Field(500, ge=1, description="Sampled queries a module and view.")
     k: int = Field(10, ge=1, description="recall@k.")
     perturbation: float = Field(
         0.2, ge=0, description="Length of the random step that moves a query away from the indexed vector."
     )
+    pairs: EvaluationPairs = Field(EvaluationPairs(), description="Labelled pairs to measure an encoder on.")
+    split_column: str | None = Field(
+        None, description="Catalogue column whose values tell queries from pool; default: every item queries the rest."
+    )
+    query_split: str | None = Field(None, description="Value of evaluation.split_column that marks queries.")
+    pool_split: str | None = Field(None, description="Value of evaluation.split_column that marks the pool.")
+    bootstrap: int = Field(1000, ge=100, description="Resamples behind each 95 % interval of encoder quality.")
 
 
 class Neighbours(Section):
@@ -195,6 +209,68 @@ class Neighbours(Section):
     same_style_min: float = Field(0.8, ge=-1, le=1, description="Lowest score of the band same_style.")
     similar_min: float = Field(0.5, ge=-1, le=1, description="Lowest score of the band similar.")
     duplicate_min: float = Field(0.95, ge=-1, le=1, description="Lowest score of the band duplicate.")
+
+
+class Pairs(Section):
+    """Training pairs from the click log: which clicks of one visit show the same style."""
+
+    path: str | None = Field(None, description="Ready pairs instead of clicks, with a label where known.")
+    format: Literal["delta", "parquet", "json", "csv"] = Field("parquet", description="Format of pairs.path.")
+    session_items_max: int = Field(50, ge=2, description="Visits with more distinct items are robots: left out.")
+    clicks_min: int = Field(1, ge=1, description="Fewest visits in which both offers were clicked.")
+    title_min: float = Field(0.3, ge=-1, le=1, description="Lowest cosine of the titles' vectors.")
+    fused_min: float = Field(0.3, ge=-1, le=1, description="Lowest cosine of the fused vectors.")
+    per_item_max: int = Field(20, ge=1, description="Most pairs of one offer; the most clicked ones stay.")
+    validation_share: float = Field(0.1, ge=0, lt=1, description="Share of the style groups kept for validation.")
+    test_share: float = Field(0.1, ge=0, lt=1, description="Share of the style groups kept for testing.")
+    seed: int = Field(0, description="Seeds which groups are kept.")
+
+
+class Losses(Section):
+    """What training minimises: a weighted sum; weight 0 leaves a loss out."""
+
+    published: bool = Field(False, description="The published losses as they are: one direction, no mask of groups.")
+    ppm: float = Field(1.0, ge=0, description="Weight of product-to-product matching.")
+    pdc: float = Field(1.0, ge=0, description="Weight of product distinctiveness.")
+    lc: float = Field(1.0, ge=0, description="Weight of locality consistency.")
+    infonce: float = Field(0.0, ge=0, description="Weight of InfoNCE, for comparison.")
+    single_views: float = Field(0.0, ge=0, description="Weight of the matching of photo to photo, and title to title.")
+    margin: float = Field(0.2, ge=0, description="Margin of PPM and PDC, a difference of cosines.")
+    lc_margin: float = Field(0.01, ge=0, description="Margin of LC, a squared difference of cosines.")
+    temperature: float = Field(0.05, gt=0, description="Temperature of InfoNCE.")
+
+
+class Train(Section):
+    """Training of an encoder."""
+
+    start: Literal["current", "scratch"] = Field("current", description="Weights to start from, where they fit.")
+    depth: Literal["fusion", "backbones"] = Field(
+        "fusion", description="What is trained: the fusion alone, on cached features, or the backbones too (GPU)."
+    )
+    residual_cap: float | None = Field(
+        0.45, gt=0, description="Largest norm that the fusion adds to the base; null: no base, the published form."
+    )
+    width: int = Field(192, ge=8, description="Width of the fusion.")
+    layers: int = Field(1, ge=1, description="Layers of the fusion.")
+    heads: int = Field(4, ge=1, description="Attention heads of the fusion.")
+    batch: int = Field(64, ge=2, description="Pairs a step, all of different style groups.")
+    steps: int = Field(800, ge=0, description="Steps of training.")
+    learning_rate: float = Field(7e-4, gt=0, description="Highest learning rate; falls to 0 along a cosine.")
+    warmup: int = Field(50, ge=0, description="Steps over which the learning rate rises.")
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW.")
+    clip_norm: float = Field(1.0, gt=0, description="Gradients of a larger norm are scaled down to it.")
+    modality_dropout: float = Field(0.15, ge=0, lt=1, description="Share of fused passes that lose photo or title.")
+    token_dropout: float = Field(0.15, ge=0, lt=1, description="Share of tokens left out.")
+    alignment: float = Field(
+        0.25, ge=0, le=1, description="Share of a batch that pairs an offer with itself: its photo with its title."
+    )
+    evaluate_every: int = Field(100, ge=1, description="Steps between two looks at the validation split.")
+    seed: int = Field(0, description="Seeds weights, batches and dropout; same seed, same weights on one machine.")
+    processes: int = Field(1, ge=1, description="Training processes; one a GPU.")
+    features_max_gib: float = Field(20.0, gt=0, description="Most disk that cached features may take.")
+    calibrate_rows: int = Field(
+        0, ge=0, description="Offers of the catalogue to fit the projection on anew; 0 keeps the encoder's own."
+    )
 
 
 class Preflight(Section):
@@ -267,7 +343,10 @@ class Settings(Section):
         DEFAULT_MODULES, description="The modules, by name; a further block is a further one."
     )
     index: Index = Field(Index(), description="What all shards have in common.")
-    evaluation: Evaluation = Field(Evaluation(), description="How a build is measured.")
+    evaluation: Evaluation = Field(Evaluation(), description="How a build and an encoder are measured.")
+    pairs: Pairs = Field(Pairs(), description="Training pairs from the click log.")
+    losses: Losses = Field(Losses(), description="What training minimises.")
+    train: Train = Field(Train(), description="Training of an encoder.")
     neighbours: Neighbours = Field(Neighbours(), description="The lists of neighbours.")
     preflight: Preflight = Field(Preflight(), description="Checks before anything is written.")
     gate: Gate = Field(Gate(), description="Limits that a release must keep.")

@@ -11,6 +11,11 @@ NEIGHBOURS = """
     module string, item_id string, band string, rank int, neighbour_id string, score float, release_id string
 """
 
+PAIRS = """
+    trigger_id string, offer_id string, category string, clicks long, relevance float, label int,
+    style_group long, split string
+"""
+
 RUNS = """
     run_id string, stage string, started_at timestamp, ended_at timestamp,
     read long, fresh long, reused long, stale long, degraded long, rejected long, deleted long,
