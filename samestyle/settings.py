@@ -181,7 +181,9 @@ class EvaluationPairs(Section):
     """Labelled pairs of offers to measure an encoder on."""
 
     path: str | None = Field(None, description="Folder or file of the pairs; default: no labelled pairs.")
-    format: Literal["delta", "parquet", "json", "csv"] = Field("parquet", description="Format of evaluation.pairs.path.")
+    format: Literal["delta", "parquet", "json", "csv"] = Field(
+        "parquet", description="Format of evaluation.pairs.path."
+    )
 
 
 class Evaluation(Section):

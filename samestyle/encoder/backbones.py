@@ -18,6 +18,8 @@ PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 class ImageFeatures(nn.Module):
     """(n, size, size, 3) uint8 RGB -> (n, 2144) float32: three depths of EfficientNet-Lite0, pooled."""
 
+    token_width = 1280
+
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
@@ -32,6 +34,10 @@ class ImageFeatures(nn.Module):
         return cls(network).eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.with_tokens(images)[0]
+
+    def with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled features, and (n, 16, 1280): the last map averaged into a grid of 4 x 4, row by row."""
         network, maps = self.network, []
         x = (images.permute(0, 3, 1, 2).float() - PIXEL_MEAN) / PIXEL_SCALE
         x = network._swish(network._bn0(network._conv_stem(x)))
@@ -41,7 +47,8 @@ class ImageFeatures(nn.Module):
         last = network._swish(network._bn1(network._conv_head(x)))
         shallow = [mean_and_deviation(maps[number]) for number in (LAST_BLOCK, BLOCK_10)]
         # The exported graph then says how many features there are.
-        return torch.cat([generalised_mean(last), *shallow], dim=1).reshape(-1, IMAGE_FEATURES)
+        pooled = torch.cat([generalised_mean(last), *shallow], dim=1).reshape(-1, IMAGE_FEATURES)
+        return pooled, grid_means(last)
 
 
 class TextFeatures(nn.Module):
@@ -65,9 +72,13 @@ class TextFeatures(nn.Module):
         return cls(network).eval().requires_grad_(False)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        tokens = self.network(input_ids=ids, attention_mask=mask).last_hidden_state
-        weights = mask.unsqueeze(2).to(tokens.dtype)
-        return (tokens * weights).sum(1) / weights.sum(1)
+        return self.with_tokens(ids, mask)[0]
+
+    def with_tokens(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled features, and the tokens' own: (n, tokens, 384), zero where mask is."""
+        weights = mask.unsqueeze(2)
+        tokens = self.network(input_ids=ids, attention_mask=mask).last_hidden_state * weights
+        return tokens.sum(1) / weights.sum(1), tokens
 
 
 class Half(nn.Module):
@@ -88,9 +99,37 @@ class Half(nn.Module):
         return F.normalize(self.projection(self.features(*inputs)))
 
 
+class HalfAndTokens(nn.Module):
+    """The same, and the tokens beside it: ((n, half), (n, tokens, width)); what the encoder `unified` starts from."""
+
+    def __init__(self, half: Half) -> None:
+        super().__init__()
+        self.half = half
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, tokens = self.half.features.with_tokens(*inputs)  # type: ignore[operator]
+        return F.normalize(self.half.projection(pooled)), tokens
+
+
 def mean_and_deviation(feature_map: Tensor) -> Tensor:
     """(n, c, h, w) -> (n, 2c): mean and population standard deviation over the positions."""
     return torch.cat([feature_map.mean((2, 3)), feature_map.flatten(2).std(2, correction=0)], dim=1)
+
+
+def grid_means(feature_map: Tensor, grid: int = 4) -> Tensor:
+    """(n, c, h, w) -> (n, grid * grid, c): torch's adaptive average pooling, as a product that ONNX knows."""
+    rows, columns = (pooling_weights(size, grid) for size in feature_map.shape[2:])
+    means = torch.einsum("nchw,ah,bw->nabc", feature_map, rows.to(feature_map), columns.to(feature_map))
+    return means.flatten(1, 2)
+
+
+def pooling_weights(size: int, cells: int) -> Tensor:
+    """(cells, size): row i averages the positions from floor(i size / cells) to ceil((i + 1) size / cells)."""
+    weights = torch.zeros(cells, size)
+    for i in range(cells):
+        start, end = i * size // cells, -(-(i + 1) * size // cells)
+        weights[i, start:end] = 1 / (end - start)
+    return weights
 
 
 def generalised_mean(feature_map: Tensor, power: float = GEM_POWER) -> Tensor:

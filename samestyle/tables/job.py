@@ -54,11 +54,7 @@ def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argpars
         epilog="Exit codes: 0 done, 1 failed, 2 wrong settings or usage, 3 preflight or gate refused, 4 another run "
         "holds the lock, 5 input could not be read, 6 the sums do not add up. docs/settings.md explains every setting.",
     )
-    parser.add_argument(
-        "override", nargs="*", metavar="a.b=value", help="settings that override conf/, e.g. demo.day=2"
-    )
-    parser.add_argument("--env", help="demo (default, or $SAMESTYLE_ENV), dev or prod: which conf/<env>.yaml is read")
-    parser.add_argument("--settings", metavar="FILE", help="a further YAML file of settings")
+    add_settings_arguments(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -67,6 +63,14 @@ def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argpars
     parser.add_argument("--run", metavar="RUN_ID", help="the run that a stage alone goes on with; default: the latest")
     parser.add_argument("--force", metavar="REASON", help="publish although the gate refuses; the reason is recorded")
     return parser.parse_intermixed_args(argv)  # a setting may stand behind an option as well
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "override", nargs="*", metavar="a.b=value", help="settings that override conf/, e.g. demo.day=2"
+    )
+    parser.add_argument("--env", help="demo (default, or $SAMESTYLE_ENV), dev or prod: which conf/<env>.yaml is read")
+    parser.add_argument("--settings", metavar="FILE", help="a further YAML file of settings")
 
 
 @contextmanager

@@ -1,0 +1,102 @@
+"""The Cross-BERT of the encoder `unified`: one transformer over title and image tokens, a capped step from the base."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGE_GRID = 4  # tokens a side
+
+
+@dataclass(frozen=True)
+class FusionShape:
+    """What decides the shapes of a fusion's tensors. residual_cap None: the published form, without a base."""
+
+    half: int = 128
+    image_width: int = 1280
+    text_width: int = 384
+    width: int = 192
+    layers: int = 1
+    heads: int = 4
+    residual_cap: float | None = 0.45
+
+    @property
+    def dim(self) -> int:
+        return 2 * self.half
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Fusion(nn.Module):
+    """Both sides' base and tokens -> (n, dim) float32 of unit length.
+
+    Views are made by masking: a missing or hidden modality has base 0 and mask 0. With a cap c the output is
+    normalise(base + step), |step| <= c; the step starts as zero, so that an untrained fusion is late_fusion.
+    Without a cap it is normalise(step), and nothing of the base gets through.
+    """
+
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.image_in = nn.Sequential(nn.LayerNorm(shape.image_width), nn.Linear(shape.image_width, shape.width))
+        self.text_in = nn.Sequential(nn.LayerNorm(shape.text_width), nn.Linear(shape.text_width, shape.width))
+        self.base_in = nn.Linear(shape.dim, shape.width)
+        self.cls = nn.Parameter(torch.randn(shape.width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(IMAGE_GRID**2, shape.width) * 0.02)
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(shape.width)
+        self.out = nn.Linear(shape.width, shape.dim)
+        if shape.residual_cap is not None:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        image: Tensor,
+        image_tokens: Tensor,
+        image_mask: Tensor,
+        text: Tensor,
+        text_tokens: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """image, text (n, half), zero where missing; image_tokens (n, s, image_width) with s 16, or 1 where no row
+        has an image; text_tokens (n, t, text_width); masks (n, s) and (n, t) float32, 1 for a token that counts.
+        """
+        base = F.normalize(torch.cat([image, text], dim=1))
+        pictures = self.image_in(image_tokens) + self.positions[: image_tokens.shape[1]]
+        first = (self.cls + self.base_in(base)).unsqueeze(1)
+        tokens = torch.cat([first, self.text_in(text_tokens), pictures], dim=1)
+        mask = torch.cat([torch.ones_like(image_mask[:, :1]), text_mask, image_mask], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        step = self.out(self.norm(tokens[:, 0]))
+        if self.shape.residual_cap is None:
+            return F.normalize(step)
+        cap = self.shape.residual_cap
+        return F.normalize(base + step * (cap / step.norm(dim=1, keepdim=True).clamp(min=cap)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer whose attention sees only tokens that count."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mix, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """tokens (n, l, width), mask (n, l) -> (n, l, width)."""
+        tokens = tokens + self.attend(self.norm1(tokens), mask)
+        return tokens + self.mlp(self.norm2(tokens))
+
+    def attend(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        n, length, width = tokens.shape
+        q, k, v = self.mix(tokens).reshape(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(2, 3) * (width // self.heads) ** -0.5
+        hidden = (mask - 1.0)[:, None, None, :] * 1e4  # fp16 has no 1e9
+        return self.join((torch.softmax(scores + hidden, dim=3) @ v).transpose(1, 2).reshape(n, length, width))
