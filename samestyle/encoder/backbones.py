@@ -104,11 +104,11 @@ class HalfAndTokens(nn.Module):
 
     def __init__(self, half: Half) -> None:
         super().__init__()
-        self.half = half
+        self.side = half
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        pooled, tokens = self.half.features.with_tokens(*inputs)  # type: ignore[operator]
-        return F.normalize(self.half.projection(pooled)), tokens
+        pooled, tokens = self.side.features.with_tokens(*inputs)  # type: ignore[operator]
+        return F.normalize(self.side.projection(pooled)), tokens
 
 
 def mean_and_deviation(feature_map: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the jobs around an encoder share (pairs, training, evaluation, backfill): they run beside nights, not in them."""
+"""What the jobs around an encoder share: pairs, training, evaluation and backfill run beside nights, not in them."""
 
 import argparse
 import secrets
