@@ -235,7 +235,9 @@ install_jars() {
 
 # --- The encoder that the demo uses ------------------------------------------------------------------------------
 
-encoder=$cache/encoders/late_fusion
+encoder_kind=late_fusion # the baseline, for a build without the shipped fusion
+[[ ! -f $root/samestyle/encoder/transforms/starter.safetensors ]] || encoder_kind=unified
+encoder=$cache/encoders/$encoder_kind
 
 # Weights come with the packages, the transform with the code: where neither changed, the export holds.
 encoder_digest() {
@@ -254,9 +256,10 @@ install_encoder() {
     mkdir -p "$cache/encoders"
     rm -rf "$cache"/encoders/export.?*
     work=$(mktemp -d "$cache/encoders/export.XXXXXX")
-    PYTHONPATH=$root announce "the encoder late_fusion" "$python" -m samestyle.encoder.export "$work/late_fusion"
+    PYTHONPATH=$root announce "the encoder $encoder_kind" \
+        "$python" -m samestyle.encoder.export "$work/$encoder_kind" --kind "$encoder_kind"
     rm -rf "$encoder"
-    mv "$work/late_fusion" "$encoder"
+    mv "$work/$encoder_kind" "$encoder"
     encoder_digest >"$encoder.setup"
     rm -rf "$work"
 }

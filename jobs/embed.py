@@ -1,7 +1,6 @@
 """Embed what is new in the catalogue, and write the day's items."""
 
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from samestyle.tables.changes import (
     RefreshRules,
@@ -15,10 +14,8 @@ from samestyle.tables.changes import (
     with_contents,
     with_duplicates,
 )
-from samestyle.tables.counter import Counter
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
-from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.preflight import catalogue_facts, check_catalogue
 from samestyle.tables.source import read_catalogue
 from samestyle.tables.waves import embed_waves
@@ -26,7 +23,7 @@ from udfs.embed import embed_udf
 
 
 def run(spark: SparkSession, night: Night) -> None:
-    settings, keys = night.settings, {"encoder_id": night.encoder.encoder_id, "run_id": night.run.run_id}
+    settings = night.settings
     source = read_catalogue(spark, settings.catalogue)
     rows = with_duplicates(with_contents(source.rows, settings.embed.max_title_chars))
     baseline = night.baseline()
@@ -34,11 +31,7 @@ def run(spark: SparkSession, night: Night) -> None:
 
     rules = RefreshRules(night.started_at, settings.embed.backoff_hours, settings.catalogue.refetch_days)
     todo = contents_to_attempt(rows, latest_attempts(night.embeddings()), rules)
-    total, counter = todo.count(), Counter(spark.sparkContext)
-    policy, limits, how = fetch_policy(settings), decode_limits(settings), settings.encoder
-    embed = embed_udf(night.encoder, policy, limits, how.batch_size, how.threads, counter.add)
-    outcome = embed(F.col("title"), F.col("image"), F.col("image_uri"), F.col("known_digest"))
-    embed_waves(todo, total, night.warehouse.embeddings, outcome, keys, settings.embed, counter, night.lease.check)
+    total = embed_waves(todo, night, embed_udf)
 
     latest = latest_attempts(night.embeddings())
     items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at, night.same_encoder())

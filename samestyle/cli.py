@@ -1,15 +1,15 @@
-"""The console script `samestyle`: everything around releases and runs that needs neither Spark nor Java."""
+"""The console script `samestyle`: everything around releases, encoders and runs that needs neither Spark nor Java."""
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from samestyle import __version__
+from samestyle import __version__, encoder_commands
+from samestyle.console import Call, cell, counted, megabytes, print_pairs, print_table
 from samestyle.errors import SamestyleError, UsageError
 from samestyle.release.export import export_release
 from samestyle.release.lease import NIGHTLY, Holder, Lease
@@ -24,43 +24,11 @@ from samestyle.release.publish import (
     verify_release,
 )
 from samestyle.release.retention import collect_garbage
-from samestyle.release.store import Store, open_store
-from samestyle.settings import ENVIRONMENTS, Settings, load_settings
+from samestyle.release.store import Store
+from samestyle.settings import ENVIRONMENTS, load_settings
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z0-9_-]+)+=.*", re.DOTALL)
 COUNTS = ("read", "fresh", "reused", "stale", "degraded", "rejected", "deleted")
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the script: its arguments, and what they lead to."""
-
-    arguments: argparse.Namespace
-    settings: Settings
-
-    @property
-    def root(self) -> Path:
-        """Folder of all that runs write. Raises UsageError where it is not set."""
-        if self.settings.paths.root is None:
-            raise UsageError("paths.root is not set: add paths.root=FOLDER, or name a --settings file that has it")
-        return Path(self.settings.paths.root)
-
-    @property
-    def store(self) -> Store:
-        return open_store(self.root / "store")
-
-    @property
-    def channel(self) -> str:
-        return self.arguments.channel or self.settings.release.channel
-
-    def release_id(self) -> str:
-        """The release that was named, or the one that the channel names. Raises UsageError."""
-        if self.arguments.id:
-            return self.arguments.id
-        pointer = read_pointer(self.store, self.channel)
-        if pointer is None:
-            raise UsageError(f"channel {self.channel} of {self.store.uri} names no release yet: run the nightly job")
-        return pointer.release_id
 
 
 def releases_list(call: Call) -> None:
@@ -221,46 +189,6 @@ def read_summary(path: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) else None
 
 
-def cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {cell(inner)}" for key, inner in value.items())
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f}"
-
-
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell; numbers to the right."""
-    lines = [tuple(head), *map(tuple, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    right = [all(is_number(line[i]) for line in lines[1:]) for i in range(len(head))]
-    for line in lines:
-        cells = (text.rjust(w) if r else text.ljust(w) for text, w, r in zip(line, widths, right, strict=True))
-        print("  ".join(cells).rstrip())
-
-
-def is_number(text: str) -> bool:
-    return re.fullmatch(r"[\d,.]*", text) is not None
-
-
-def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in pairs)
-    for name, value in pairs:
-        print(f"{name.ljust(width)}  {value}")
-
-
 COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] = {
     "releases": (
         "look at releases, verify them, go back to one",
@@ -274,6 +202,16 @@ COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] =
             ),
             "gc": ("remove releases beyond release.keep, and objects that none needs", releases_gc),
             "export": ("write a release to a folder that needs no store", releases_export),
+        },
+    ),
+    "encoders": (
+        "look at encoders, compare two, choose the one that the next run uses",
+        {
+            "list": ("all encoders, and which is current", encoder_commands.list_all),
+            "show": ("one encoder: its files, training, evaluations and card", encoder_commands.show),
+            "compare": ("two encoders side by side, by their recorded evaluations", encoder_commands.compare),
+            "promote": ("let the next run use it, once `backfill` has embedded what serves", encoder_commands.promote),
+            "register": ("put an exported encoder's folder into the store", encoder_commands.register),
         },
     ),
     "runs": (
@@ -307,7 +245,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_own_arguments(command: argparse.ArgumentParser, group: str, name: str) -> None:
-    if name == "export":
+    if group == "encoders":
+        encoder_commands.add_arguments(command, name)
+    elif name == "export":
         command.add_argument("folder", metavar="DIR", help="a new or empty folder")
         command.add_argument("--id", help="the release (default: the one that the channel names)")
     elif name in ("show", "verify", "rollback"):

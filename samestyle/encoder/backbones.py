@@ -118,7 +118,8 @@ def mean_and_deviation(feature_map: Tensor) -> Tensor:
 
 def grid_means(feature_map: Tensor, grid: int = 4) -> Tensor:
     """(n, c, h, w) -> (n, grid * grid, c): torch's adaptive average pooling, as a product that ONNX knows."""
-    rows, columns = (pooling_weights(size, grid) for size in feature_map.shape[2:])
+    # As plain numbers, or the exporter would write their arithmetic into the graph, and get it wrong.
+    rows, columns = (pooling_weights(int(size), grid) for size in feature_map.shape[2:])
     means = torch.einsum("nchw,ah,bw->nabc", feature_map, rows.to(feature_map), columns.to(feature_map))
     return means.flatten(1, 2)
 

@@ -11,7 +11,14 @@ from samestyle.errors import IntegrityError, UsageError
 
 FORMAT_VERSION = 1
 MANIFEST = "encoder.json"
-REQUIRED_FILES = ("card.md", "golden.json", "image.onnx", "text.onnx", "tokenizer.json")
+# Of every kind, and of each alone.
+COMMON_FILES = ("card.md", "golden.json", "image.onnx", "text.onnx", "tokenizer.json")
+KINDS: dict[str, tuple[str, ...]] = {
+    "late_fusion": (),
+    "unified": ("fusion.onnx", "fusion.safetensors"),
+    "dual_stream": (),
+}
+HEAD_FILES = ("head.onnx", "head.safetensors")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,20 @@ class EncoderFiles:
     def encoder_id(self) -> str:
         return self.manifest["encoder_id"]
 
+    @property
+    def kind(self) -> str:
+        return self.manifest["identity"]["kind"]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a dual_stream joins its sides by a trained head; the plain sum otherwise."""
+        return self.manifest["identity"].get("head") is not None
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names of the files that an encoder of this kind cannot do without."""
+        return COMMON_FILES + KINDS[self.kind] + (HEAD_FILES if self.has_head else ())
+
     def path(self, name: str) -> Path:
         """Path of a file that encoder.json lists, and `open` has verified."""
         if name not in self.manifest["files"]:
@@ -51,7 +72,12 @@ class EncoderFiles:
                 f"{self.folder / MANIFEST} says encoder_id {wanted}, its content gives {found}; "
                 "export the encoder again"
             )
-        missing = sorted(set(REQUIRED_FILES) - set(self.manifest["files"]))
+        kind = self.manifest["identity"].get("kind")
+        if kind not in KINDS:
+            raise IntegrityError(
+                f"{self.folder / MANIFEST} is of kind {kind!r}, this version knows {', '.join(KINDS)}; update samestyle"
+            )
+        missing = sorted(set(self.required) - set(self.manifest["files"]))
         if missing:
             raise IntegrityError(f"{self.folder / MANIFEST} lists no {', '.join(missing)}; export the encoder again")
 

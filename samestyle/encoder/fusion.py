@@ -70,9 +70,10 @@ class Fusion(nn.Module):
         first = (self.cls + self.base_in(base)).unsqueeze(1)
         tokens = torch.cat([first, self.text_in(text_tokens), pictures], dim=1)
         mask = torch.cat([torch.ones_like(image_mask[:, :1]), text_mask, image_mask], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens, mask)
-        step = self.out(self.norm(tokens[:, 0]))
+        for block in self.blocks[:-1]:
+            tokens = block(tokens, tokens, mask)
+        first = self.blocks[-1](tokens[:, :1], tokens, mask)  # of the last layer nothing else is read
+        step = self.out(self.norm(first[:, 0]))
         if self.shape.residual_cap is None:
             return F.normalize(step)
         cap = self.shape.residual_cap
@@ -86,17 +87,19 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mix, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.query, self.key, self.value, self.join = (nn.Linear(width, width) for _ in range(4))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens (n, l, width), mask (n, l) -> (n, l, width)."""
-        tokens = tokens + self.attend(self.norm1(tokens), mask)
-        return tokens + self.mlp(self.norm2(tokens))
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """queries (n, q, width), the tokens that are to be computed anew; tokens (n, l, width), mask (n, l)."""
+        queries = queries + self.attend(self.norm1(queries), self.norm1(tokens), mask)
+        return queries + self.mlp(self.norm2(queries))
 
-    def attend(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        n, length, width = tokens.shape
-        q, k, v = self.mix(tokens).reshape(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(2, 3) * (width // self.heads) ** -0.5
+    def attend(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (
+            part(of).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part, of in ((self.query, queries), (self.key, tokens), (self.value, tokens))
+        )
+        scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
         hidden = (mask - 1.0)[:, None, None, :] * 1e4  # fp16 has no 1e9
-        return self.join((torch.softmax(scores + hidden, dim=3) @ v).transpose(1, 2).reshape(n, length, width))
+        return self.join((torch.softmax(scores + hidden, dim=3) @ v).transpose(1, 2).flatten(2))

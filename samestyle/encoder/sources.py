@@ -10,6 +10,8 @@ from pathlib import Path
 from samestyle.errors import UsageError
 
 TRANSFORM = files("samestyle.encoder") / "transforms" / "late_fusion.safetensors"
+# The fusion that the project ships.
+STARTER = files("samestyle.encoder") / "transforms" / "starter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Sources:
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file in hexadecimal, by field name."""
         return {name: file_digest(path) for name, path in vars(self).items()}
+
+
+def default_kind() -> str:
+    """What set-up exports: the encoder around the shipped fusion, the baseline in a build that has none."""
+    return "unified" if STARTER.is_file() else "late_fusion"
 
 
 def file_digest(path: Traversable) -> str:

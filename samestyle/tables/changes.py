@@ -12,6 +12,8 @@ from pyspark.sql import functions as F
 from samestyle.errors import LedgerError
 
 STATES = ("fresh", "reused", "stale", "degraded", "rejected")
+# What the embedding UDF and the rows that it makes need of a content.
+CONTENT_COLUMNS = ("content_key", "title_hash", "image_key", "title", "image", "image_uri")
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,6 @@ def contents_to_attempt(rows: DataFrame, latest: DataFrame, rules: RefreshRules)
     Those never attempted; those whose newest attempt failed for a transient reason, after back-off; and URIs without a
     version, whose picture may change unseen: after `refetch_days`, or after back-off where it is broken.
     """
-    columns = ["content_key", "title_hash", "image_key", "title", "image", "image_uri"]
-    content = rows.where("content_key is not null and not duplicate")
-    # Any row of a content will do, but always the same one: URIs may differ only where an image version is equal.
-    distinct = content.groupBy("content_key").agg(
-        F.min_by(F.struct(*columns[1:], "image_version"), F.struct("item_id")).alias("content")
-    )
-    distinct = distinct.select("content_key", "content.*")
     age_hours = (F.lit(rules.now).cast("double") - F.col("newest_embedded_at").cast("double")) / 3600
     rested = age_hours >= rules.backoff_hours
     unversioned = F.col("image_uri").isNotNull() & F.col("image_version").isNull()
@@ -99,7 +94,20 @@ def contents_to_attempt(rows: DataFrame, latest: DataFrame, rules: RefreshRules)
     )
     # The digest counts as known only where the picture was good: a broken one that is whole again must be embedded.
     known = F.when(F.col("done_outcome") == "embedded", F.col("done_image_digest"))
-    return distinct.join(latest, "content_key", "left").where(wanted).select(*columns, known.alias("known_digest"))
+    attempts = distinct_contents(rows).join(latest, "content_key", "left").where(wanted)
+    return attempts.select(*CONTENT_COLUMNS, known.alias("known_digest"))
+
+
+def distinct_contents(rows: DataFrame) -> DataFrame:
+    """The contents of `rows`, one row each: CONTENT_COLUMNS and image_version."""
+    content = rows.where("content_key is not null and not duplicate")
+    # Any row of a content will do, but always the same one: URIs may differ only where an image version is equal.
+    fields = F.struct(*CONTENT_COLUMNS[1:], "image_version")
+    return (
+        content.groupBy("content_key")
+        .agg(F.min_by(fields, F.struct("item_id")).alias("of"))
+        .select("content_key", "of.*")
+    )
 
 
 def resolve_items(

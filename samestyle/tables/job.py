@@ -12,7 +12,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from samestyle.encoder.registry import EncoderReference, adopt_encoder, wanted_encoder
+from samestyle.encoder.registry import EncoderReference, adopt_encoder, wanted_encoder, wanted_manifest
+from samestyle.encoder.sources import default_kind
 from samestyle.errors import ConflictError, RefusedError, SamestyleError
 from samestyle.progress import say
 from samestyle.release.lease import NIGHTLY, Holder, Lease
@@ -98,14 +99,14 @@ def run_in_session(
 ) -> int:
     check_paths(spark, settings)
     store = open_store(f"{settings.paths.root}/store")
+    exported, chosen = exported_encoder(settings), settings.encoder.path is not None
     if arguments.dry_run:
         print(to_yaml(settings))
-        print(describe_plan(spark, settings, store))
+        print(describe_plan(spark, settings, store, wanted_manifest(store, exported, chosen)))
         return 0
-    exported = exported_encoder(settings)
     start = {
         "source_version": pin_version(spark, settings.catalogue),
-        "encoder_id": wanted_encoder(store, exported, chosen=settings.encoder.path is not None),
+        "encoder_id": wanted_encoder(store, exported, chosen),
         "settings_digest": settings.digest(),
         **starting_point(store, settings.release.channel),
     }
@@ -113,7 +114,7 @@ def run_in_session(
     with held_lease(store, settings, folder) as lease:
         if starts:
             begin_run(folder, start, store, settings)
-            adopt_encoder(store, exported, str(start["encoder_id"]))
+            adopt_encoder(store, exported, str(start["encoder_id"]), chosen)
         begun = folder.required("start")
         encoder = EncoderReference(store, begun["encoder_id"])
         parent = load_manifest(store, begun["parent"]) if begun["parent"] else None
@@ -188,4 +189,4 @@ def exported_encoder(settings: Settings) -> Path:
     """The folder that set-up exported the default encoder to, or the one that the settings name."""
     if settings.encoder.path:
         return Path(settings.encoder.path)
-    return Path(os.environ.get("SAMESTYLE_HOME", ".")) / ".cache" / "encoders" / "late_fusion"
+    return Path(os.environ.get("SAMESTYLE_HOME", ".")) / ".cache" / "encoders" / default_kind()

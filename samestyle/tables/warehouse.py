@@ -7,7 +7,20 @@ from pyspark.sql import functions as F
 
 from samestyle.settings import Settings
 from samestyle.tables import schemas
-from samestyle.tables.io import Table
+from samestyle.tables.io import Table, escape_glob, list_files
+
+
+class LatestTable(Table):
+    """A table that each run replaces whole: unless a version is named, the latest one is read."""
+
+    def read(self, version: str | None = None) -> DataFrame:
+        return super().read(version or (self.latest() if self.format == "parquet" else None))
+
+    def latest(self) -> str | None:
+        """The newest complete version of Parquet: they are named by runs, and these by the time."""
+        found = list_files(self.spark, f"{escape_glob(self.path)}/version-*/_SUCCESS")
+        versions = [status.getPath().getParent().getName().removeprefix("version-") for status in found]
+        return max(versions, default=None)
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,10 @@ class Warehouse:
     def items(self) -> Table:
         """Read it at a version: its attributes follow the settings of the night that wrote it."""
         return self.table("items", schemas.items("struct<none: string>"))
+
+    @property
+    def pairs(self) -> LatestTable:
+        return LatestTable(self.spark, f"{self.root}/tables/pairs", schemas.PAIRS, self.format)
 
     @property
     def neighbours(self) -> Table:

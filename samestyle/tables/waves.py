@@ -3,37 +3,50 @@
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from samestyle.encoder.registry import EncoderReference
 from samestyle.errors import InputError
 from samestyle.progress import Progress
+from samestyle.release.lease import Lease
 from samestyle.release.manifest import VIEWS
-from samestyle.settings import Embed
+from samestyle.runs import RunFolder
+from samestyle.settings import Embed, Settings
 from samestyle.tables.counter import Counter
 from samestyle.tables.io import Table, only_row
+from samestyle.tables.policies import decode_limits, fetch_policy
+from samestyle.tables.warehouse import Warehouse
 
 
-def embed_waves(
-    todo: DataFrame,
-    total: int,
-    table: Table,
-    outcome: Column,
-    keys: dict[str, str],
-    limits: Embed,
-    counter: Counter,
-    before_commit: Callable[[], None],
-) -> None:
-    """Attempt `total` contents and append one row for each.
+class Embedding(Protocol):
+    """Who embeds: a night, or a job beside the nights. The encoder's vectors, under this run, while the lock holds."""
 
-    todo: contents_to_attempt; outcome: the embedding UDF's column over it; keys: encoder_id and run_id.
+    settings: Settings
+    encoder: EncoderReference
+    run: RunFolder
+    lease: Lease
+
+    @property
+    def warehouse(self) -> Warehouse: ...
+
+
+def embed_waves(todo: DataFrame, by: Embedding, make_udf: Callable[..., Any]) -> int:
+    """Attempt these contents, append a row of `embeddings` for each, and return how many there were.
+
+    todo: changes.CONTENT_COLUMNS and known_digest; make_udf: udfs.embed.embed_udf.
     Raises InputError where too many fetches of a wave failed for a transient reason; what was embedded stays.
     """
+    limits, table, counter = by.settings.embed, by.warehouse.embeddings, Counter(todo.sparkSession.sparkContext)
+    keys = {"encoder_id": by.encoder.encoder_id, "run_id": by.run.run_id}
+    outcome = outcome_column(by, make_udf, counter)
+    total = todo.count()
     waves = math.ceil(total / limits.wave_rows)
     with Progress("embed", total, counter.values):
         for wave in range(waves):
-            before_commit()
+            by.lease.check()
             rows = todo.where(F.pmod(F.xxhash64("content_key"), F.lit(waves)) == wave) if waves > 1 else todo
             at = datetime.now(UTC)
             tasks = max(2, math.ceil(total / waves / limits.task_rows))
@@ -41,6 +54,14 @@ def embed_waves(
             attempts = rows.repartition(tasks).select("*", outcome.alias("outcome"))
             table.append(attempt_rows(attempts, keys, at))
             check_transient(table, keys, at, limits)
+    return total
+
+
+def outcome_column(by: Embedding, make_udf: Callable[..., Any], counter: Counter) -> Column:
+    """The UDF over a content's columns; what workers may fetch and decode travels with it."""
+    how, policy, limits = by.settings.encoder, fetch_policy(by.settings), decode_limits(by.settings)
+    embed = make_udf(by.encoder, policy, limits, how.batch_size, how.threads, counter.add)
+    return embed(F.col("title"), F.col("image"), F.col("image_uri"), F.col("known_digest"))
 
 
 def attempt_rows(attempts: DataFrame, keys: dict[str, str], at: datetime) -> DataFrame:

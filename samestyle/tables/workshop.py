@@ -55,8 +55,12 @@ def workshop_main(
     run: WorkshopFunction,
     add_arguments: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
     argv: Sequence[str] | None = None,
+    continues: bool = False,
 ) -> int:
-    """Run one job from its command line; returns the exit code. Two of the same job never run at once."""
+    """Run one job from its command line; returns the exit code. Two of the same job never run at once.
+
+    `continues`: the job goes on with its latest run where that did not end well and had the same start.
+    """
     parser = argparse.ArgumentParser(prog=f"./spark-submit.sh {job}", description=doc)
     add_settings_arguments(parser)
     add_arguments(parser)
@@ -70,28 +74,34 @@ def workshop_main(
         try:
             settings = with_demo_catalogue(settings, say)
             with session(job) as spark:
-                return run_in_session(spark, job, run, settings, arguments)
+                return run_in_session(spark, job, run, settings, arguments, continues)
         except Exception as error:
             return report_failure(job, error)
 
 
 def run_in_session(
-    spark: SparkSession, job: str, run: WorkshopFunction, settings: Settings, arguments: argparse.Namespace
+    spark: SparkSession,
+    job: str,
+    run: WorkshopFunction,
+    settings: Settings,
+    arguments: argparse.Namespace,
+    continues: bool,
 ) -> int:
     check_paths(spark, settings)
-    store, folder = open_store(f"{settings.paths.root}/store"), new_folder(settings, job)
+    store, exported = open_store(f"{settings.paths.root}/store"), exported_encoder(settings)
+    encoder_id = wanted_encoder(store, exported, chosen=settings.encoder.path is not None)
+    start = {"job": job, "encoder_id": encoder_id, "settings_digest": settings.digest()}
+    folder = (unfinished_folder(settings, job, start) if continues else None) or new_folder(settings, job)
     with Lease.acquire(store, job, Holder.of_this_process(folder.run_id), settings.lock.lease_s) as lease:
-        exported = exported_encoder(settings)
-        encoder_id = wanted_encoder(store, exported, chosen=settings.encoder.path is not None)
         if not store.exists(f"encoders/{encoder_id}/encoder.json"):
             register(store, exported)
         named = starting_point(store, settings.release.channel)["parent"]
         parent = load_manifest(store, named) if named else None
         encoder = EncoderReference(store, encoder_id)
-        folder.begin({"job": job, "encoder_id": encoder_id, "settings_digest": settings.digest()})
+        folder.begin(start)
         try:
             run(spark, Workshop(spark, settings, folder, store, lease, encoder, parent, arguments))
-        except BaseException as error:
+        except Exception as error:  # one that is interrupted has not ended: it may go on
             code = error.exit_code if isinstance(error, SamestyleError) else 1
             folder.end("failed", code, str(error))
             raise
@@ -103,3 +113,12 @@ def run_in_session(
 def new_folder(settings: Settings, job: str) -> RunFolder:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return RunFolder(paths_root(settings) / "workshop" / f"{job}-{stamp}-{secrets.token_hex(3)}")
+
+
+def unfinished_folder(settings: Settings, job: str, start: dict[str, str]) -> RunFolder | None:
+    """The folder of the job's latest run, if that had the same start and has not ended well."""
+    folders = sorted((paths_root(settings) / "workshop").glob(f"{job}-*"))
+    latest = RunFolder(folders[-1]) if folders else None
+    if latest is None or latest.summary.get("outcome") == "done" or latest.read("start") != start:
+        return None
+    return latest

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from samestyle.catalogue.images import DecodeLimits, decode_image
 from samestyle.catalogue.titles import normalise_title
-from samestyle.encoder.export import IMAGE_SIZE, MAX_TOKENS, write_image_graph, write_text_graph
+from samestyle.encoder.export import IMAGE_SIZE, MAX_TOKENS
+from samestyle.encoder.graph_files import write_image_graph, write_text_graph
+from samestyle.encoder.graphs import Graph
 from samestyle.encoder.preprocessing import load_tokenizer
-from samestyle.encoder.runtime import Graph
 from samestyle.encoder.sources import Sources
 from samestyle.encoder.transform import Transform, to_bytes
 from samestyle.errors import ImageError, SamestyleError, UsageError
@@ -71,8 +72,8 @@ def fit_transform(sources: list[Source]) -> bytes:
         for source in sources:
             pictures = list(_pictures(source.images))
             titles = sorted({title for title in map(normalise_title, source.titles) if title})
-            image_features.append(image_graph.images(pictures, batch_size=16))
-            text_features.append(text_graph.titles(titles, tokenizer, batch_size=64))
+            image_features.append(image_graph.images(pictures, batch_size=16).vector)
+            text_features.append(text_graph.titles(titles, tokenizer, batch_size=64).vector)
             licence = LICENCES[source.name]
             counts.append(f"{source.name} ({licence}): {len(pictures)} photos, {len(titles)} titles")
             print(counts[-1], flush=True)

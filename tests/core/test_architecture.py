@@ -198,11 +198,13 @@ from pyspark.sql.types import StringType
 from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits
 from samestyle.encoder.registry import EncoderReference
+from samestyle.evaluation.partial import Question
+from samestyle.evaluation.truth import Queries
 from samestyle.index.nodes import GraphParameters
 from samestyle.release.manifest import Shard
 from samestyle.release.store import LocalStore, ObjectRef
-from jobs.embed import Counter
-from udfs import embed, search, shards
+from samestyle.tables.counter import Counter
+from udfs import embed, evaluate, search, shards
 
 ids = count()
 context = SimpleNamespace(accumulator=lambda zero: Accumulator(next(ids), zero, AddingAccumulatorParam(zero)))
@@ -211,6 +213,7 @@ one = ObjectRef("objects/" + 64 * "0", 64 * "0", 1)
 placed = [search.PlacedShard(0, Shard(0, None, one, one, 1, 1, 0.0, False, 1, "", 0), 4)]
 policy = FetchPolicy(("file",), ("/photos",), "/photos", False, 1000, 1.0, 1.0, 0, 0)
 reference, limits = EncoderReference(store, "none"), DecodeLimits()
+question = Question(Queries(["q"], [("a",)], [None], [None], ["t"], {"image": np.zeros((1, 4), np.float32)}))
 with patch("pyspark.sql.udf._parse_datatype_string", return_value=StringType()):  # else the JVM reads the type
     udf = embed.embed_udf(reference, policy, limits, 8, 1, Counter(context).add)
 made = {
@@ -219,6 +222,9 @@ made = {
     "vector_sampler": search.vector_sampler(placed, store, 1, 1),
     "recall_measurer": search.recall_measurer(placed, store, {0: np.zeros((1, 4), np.float32)}, 1, (10,)),
     "candidate_finder": search.candidate_finder(placed, store, 1, [10]),
+    "best_scorer": evaluate.best_scorer(question),
+    "rank_counter": evaluate.rank_counter(question, {"i-i": np.zeros(1, np.float32)}),
+    "top_finder": evaluate.top_finder(question, 1),
 }
 for name, function in made.items():
     print(name, dumps(function).hex())

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from encoders import evaluation, write_folder
 from releases import flip_bit, publish_small, small_catalogue
 
 from samestyle import cli
+from samestyle.encoder import registry
 from samestyle.release.lease import Holder, Lease
 from samestyle.release.publish import list_releases, read_pointer
 from samestyle.release.store import LocalStore
@@ -167,6 +169,72 @@ def test_one_run_is_shown(samestyle, tmp_path):
     assert "there is no run ../../x" in err
 
 
+@pytest.fixture
+def two(samestyle, store, tmp_path):
+    """Ids of two registered encoders, that are right for 120 and 160 of the same 200 queries."""
+    ids = []
+    for number, right in ((1, 120), (2, 160)):
+        ids.append(write_folder(tmp_path / str(number), number))
+        assert samestyle("encoders", "register", str(tmp_path / str(number)))[0] == 0
+        registry.record_evaluation(store, ids[-1], "shop-1", *evaluation(right))
+    return ids
+
+
+def test_encoders_are_listed_with_what_was_measured(samestyle, store, two):
+    store.put("encoders/current", registry.point_to(two[1]))
+    store.put("encoders/broken/encoder.json", b"{")
+    code, out, _ = samestyle("encoders", "list")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert list(lines) == ["encoder", "broken", *two]
+    assert "not readable" in lines["broken"]
+    row = re.split(r"  +", lines[two[0]])
+    assert row[1:] == ["late_fusion", "256", "the catalogue of a drawn shop", "2026-01-01T00:00:00", "0.600"]
+    assert [line.endswith("current") for line in lines.values()] == [False, False, False, True]
+
+
+def test_an_encoder_is_shown_by_the_beginning_of_its_id(samestyle, two):
+    code, out, _ = samestyle("encoders", "show", two[0][:4])
+    assert code == 0
+    assert re.search(rf"^encoder +{two[0]}$", out, re.M)
+    assert re.search(r"^m-m +0\.800 +0\.600 +1\.000 +1\.000 +1\.000 +200$", out, re.M)
+    assert "# Encoder" in out
+    assert samestyle("encoders", "show", "none")[0] == 2
+
+
+def test_two_encoders_are_compared_query_by_query(samestyle, store, two):
+    code, out, _ = samestyle("encoders", "compare", *two)
+    assert code == 0
+    row = next(line for line in out.splitlines() if "m-m" in line)
+    assert re.match(r"shop +m-m +200 +0\.600 +0\.800 +\+0\.200 +\+0\.1\d\d to \+0\.2\d\d +better", row)
+    assert "worse" in samestyle("encoders", "compare", *reversed(two))[1]
+    assert "no clear difference" in samestyle("encoders", "compare", two[0], two[0])[1]
+
+
+def test_only_what_was_asked_alike_is_compared(samestyle, store, two):
+    registry.record_evaluation(store, two[0], "alone", {"mean": {}})
+    code, _, err = samestyle("encoders", "compare", *two, "--evaluation", "alone")
+    assert code == 2
+    assert f"{two[0]} has shop-" in err
+    assert "evaluate_encoder --encoder ID" in err
+    registry.record_evaluation(store, two[1], "alone", {"mean": {}})
+    code, _, err = samestyle("encoders", "compare", *two)
+    assert code == 2
+    assert "has no results by query" in err
+
+
+def test_promotion_from_the_command_line(samestyle, three, two):
+    code, _, err = samestyle("encoders", "promote", two[0])
+    assert code == 3
+    assert f"run ./spark-submit.sh backfill --encoder {two[0]}" in err
+    code, _, err = samestyle("encoders", "promote", two[0], "encoder.path=/elsewhere")
+    assert code == 2
+    assert "remove encoder.path" in err
+    code, out, _ = samestyle("encoders", "promote", two[0], "--force", "a test")
+    assert (code, registry.current_encoder(three)) == (0, two[0])
+    assert out.startswith(f"the next run uses encoder {two[0]}, none before")
+
+
 def test_wrong_settings_and_usage_end_with_2(samestyle, capsys):
     code, _, err = samestyle("releases", "list", "relase.keep=3")
     assert code == 2
@@ -186,20 +254,23 @@ def test_options_stand_where_one_likes(samestyle, three):
         assert "r3" in out
 
 
-def test_it_needs_neither_java_nor_spark_nor_torch(tmp_path, three):
+BANNED = ("pyspark", "py4j", "torch", "pandas", "transformers", "cv2", "onnxruntime", "tokenizers")
+
+
+@pytest.mark.parametrize("words", [["releases", "verify"], ["encoders", "list"]])
+def test_it_needs_neither_java_nor_spark_nor_torch(tmp_path, three, words):
     script = (
         "import sys\n"
         "class Ban:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('pyspark', 'py4j', 'torch', 'pandas', 'transformers', 'cv2'):\n"
+        "        if name.split('.')[0] in " + repr(BANNED) + ":\n"
         "            raise ImportError(name + ' is banned here')\n"
         "sys.meta_path.insert(0, Ban())\n"
         "from samestyle.cli import main\n"
         "sys.exit(main())\n"
     )
-    words = ["releases", "verify", f"paths.root={tmp_path / 'root'}"]
     done = subprocess.run(
-        [sys.executable, "-c", script, *words],
+        [sys.executable, "-c", script, *words, f"paths.root={tmp_path / 'root'}"],
         cwd=ROOT,
         env={"PATH": ""},
         capture_output=True,
@@ -207,4 +278,4 @@ def test_it_needs_neither_java_nor_spark_nor_torch(tmp_path, three):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "release r3 is sound" in done.stdout
+    assert done.stdout.startswith(("release r3 is sound", "no encoders in"))

@@ -30,11 +30,14 @@ def picture(seed: int, size: int = 224) -> np.ndarray:
 IMAGES = [picture(0), None, picture(2), picture(3), None]
 
 
+@pytest.fixture(scope="session", params=["late_fusion", "unified"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoders") / "late_fusion"
-    export_late_fusion(folder)
-    return folder
+def baseline(late_fusion: Path) -> dict[str, np.ndarray]:
+    return Encoder.load(late_fusion).encode(TITLES, IMAGES)
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +51,8 @@ def vectors(encoder: Encoder) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
+def copy(late_fusion: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(late_fusion, tmp_path / "copy"))
 
 
 def test_shapes_and_types(encoder: Encoder, vectors: dict[str, np.ndarray]) -> None:
@@ -67,11 +70,11 @@ def test_rows_have_length_one_or_are_zero_where_the_modality_is_missing(
     np.testing.assert_allclose(lengths["fused"], [1, 1, 1, 1, 1], atol=1e-6)
 
 
-def test_each_modality_has_its_half_and_fused_weighs_them_alike(vectors: dict[str, np.ndarray]) -> None:
-    assert not vectors["image"][:, 128:].any()
-    assert not vectors["text"][:, :128].any()
-    both = (vectors["image"] + vectors["text"])[[0, 3]] / np.sqrt(2)
-    np.testing.assert_allclose(vectors["fused"][[0, 3]], both, atol=1e-6)
+def test_each_modality_has_its_half_and_fused_weighs_them_alike(baseline: dict[str, np.ndarray]) -> None:
+    assert not baseline["image"][:, 128:].any()
+    assert not baseline["text"][:, :128].any()
+    both = (baseline["image"] + baseline["text"])[[0, 3]] / np.sqrt(2)
+    np.testing.assert_allclose(baseline["fused"][[0, 3]], both, atol=1e-6)
 
 
 def test_fused_is_the_single_view_when_the_other_modality_is_missing(vectors: dict[str, np.ndarray]) -> None:
@@ -113,11 +116,11 @@ def test_no_rows_give_no_vectors(encoder: Encoder) -> None:
     assert {view: rows.shape for view, rows in encoder.encode([], []).items()} == dict.fromkeys(VIEWS, (0, 256))
 
 
-def test_graphs_equal_torch(vectors: dict[str, np.ndarray]) -> None:
+def test_graphs_equal_torch(baseline: dict[str, np.ndarray]) -> None:
     sources = Sources.find()
     expected = torch_encoder(sources, late_fusion_modules(sources)).encode(TITLES, IMAGES)
     for view in VIEWS:
-        np.testing.assert_allclose(vectors[view], expected[view], atol=1e-4)
+        np.testing.assert_allclose(baseline[view], expected[view], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +147,14 @@ def test_a_folder_is_loaded_once_a_process(folder: Path) -> None:
     assert load_cached(str(folder)) is load_cached(str(folder))
 
 
-def test_exporting_again_leaves_a_good_folder_alone_and_mends_a_damaged_one(folder: Path, copy: Path) -> None:
+def test_exporting_again_leaves_a_good_folder_alone_and_mends_a_damaged_one(late_fusion: Path, copy: Path) -> None:
     before = (copy / "image.onnx").stat().st_mtime_ns
     encoder_id = export_late_fusion(copy)
     assert (copy / "image.onnx").stat().st_mtime_ns == before
     (copy / "image.onnx").write_bytes(b"damaged")
-    assert export_late_fusion(copy) == encoder_id == EncoderFiles.open(folder).encoder_id
-    for name in EncoderFiles.open(folder).manifest["files"]:
-        assert file_digest(copy / name) == file_digest(folder / name), name
+    assert export_late_fusion(copy) == encoder_id == EncoderFiles.open(late_fusion).encoder_id
+    for name in EncoderFiles.open(late_fusion).manifest["files"]:
+        assert file_digest(copy / name) == file_digest(late_fusion / name), name
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
 

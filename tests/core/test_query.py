@@ -1,6 +1,5 @@
 import dataclasses
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from samestyle.release.store import LocalStore
 from samestyle.serving import open_release
 from samestyle.serving.query import QueryEncoder
 
-EXPORTED = Path(__file__).resolve().parents[2] / ".cache" / "encoders" / "late_fusion"
 TITLES = [
     "red enamel mug",
     "floor lamp with linen shade",
@@ -41,20 +39,8 @@ PHOTOS = [photo(seed) for seed in range(len(TITLES))]
 
 
 @pytest.fixture(scope="module")
-def encoder_folder(tmp_path_factory):
-    """The encoder that set-up exported; where there is none, an export of our own."""
-    if (EXPORTED / "encoder.json").is_file():
-        return EXPORTED
-    from samestyle.encoder.export import export_late_fusion
-
-    folder = tmp_path_factory.mktemp("encoder") / "late_fusion"
-    export_late_fusion(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def encoder(encoder_folder):
-    return Encoder.load(encoder_folder)
+def encoder(unified):
+    return Encoder.load(unified)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +51,10 @@ def catalogue(encoder):
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory, encoder, encoder_folder, catalogue):
+def released(tmp_path_factory, encoder, unified, catalogue):
     folder = tmp_path_factory.mktemp("query")
     store = LocalStore(folder / "store")
-    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(encoder_folder), {})
+    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(unified), {})
     publish_small(store, folder, catalogue=catalogue, shards=1, encoder=entry)
     return store, folder
 
@@ -124,6 +110,12 @@ def test_an_encoder_that_the_manifest_does_not_mean_is_refused(released, searche
     wrong = open_release(store.uri, "search", folder / "cache", channel="candidate")
     with pytest.raises(IntegrityError, match="the manifest says another with 256"):
         QueryEncoder.of(wrong)
+
+
+def test_the_release_carries_the_fusion(released, searcher, queries):
+    _, folder = released
+    assert {"fusion.onnx", "fusion.safetensors"} <= searcher.manifest.encoder.files.keys()
+    assert (folder / "cache" / "encoders" / queries.encoder_id / "fusion.onnx").is_file()
 
 
 def test_a_damaged_file_in_the_cache_is_put_right(released, searcher, queries):

@@ -20,13 +20,14 @@ import pytest
 from checkout import ROOT, ready, spark_folder
 
 from samestyle.demo.catalogue import DemoCatalogue, write_demo_catalogue
+from samestyle.encoder.sources import default_kind
 from samestyle.release.manifest import Manifest
 from samestyle.release.publish import current_release, verify_release
 from samestyle.release.store import open_store
 
 OFFERS = 60
 JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
-ENCODER = ROOT / ".cache" / "encoders" / "late_fusion"
+ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 SMALL = ["embed.wave_rows=100", "embed.task_rows=20", "evaluation.queries=40", "index.ef_search=[40]"] + [
     f"modules.{name}.shard_rows=30" for name in ("search", "homepage", "history")
 ]

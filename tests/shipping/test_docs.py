@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from checkout import COPIED, ROOT
 
+from samestyle.encoder.sources import default_kind
+
 PAGES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operations", "serving", "tables", "settings")]]
 PAGES += ["CONTRIBUTING.md", "conf/examples/README.md"]
 # A shop small enough to wait for, but with the item that the examples name.
 SMALL = "\ndemo:\n  offers: 220\nevaluation:\n  queries: 50\nindex:\n  ef_search: [10, 40]\n"
-READY = all((ROOT / ".cache" / name).exists() for name in ("jars", "encoders/late_fusion/encoder.json"))
+READY = all((ROOT / ".cache" / name).exists() for name in ("jars", f"encoders/{default_kind()}/encoder.json"))
 
 pytestmark = pytest.mark.skipif(not READY, reason="needs Delta's jars and the encoder: make setup")
 

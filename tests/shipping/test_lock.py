@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from checkout import ROOT, ready
 
+from samestyle.encoder.sources import default_kind
+
 OFFERS = 80
 JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
-ENCODER = ROOT / ".cache" / "encoders" / "late_fusion"
+ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 STATES = ("fresh", "reused", "stale", "degraded", "rejected")
 # A lease so long that only the holder's death can end it.
 SETTINGS = [f"demo.offers={OFFERS}", "embed.wave_rows=8", "embed.task_rows=8", "lock.lease_s=86400"]

@@ -1,0 +1,174 @@
+"""The training of an encoder: what it starts from, the processes that do it, and the candidate that comes out."""
+
+import shutil
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyspark.ml.torch.distributor import TorchDistributor
+from pyspark.sql import SparkSession
+
+from samestyle.encoder.backbones import Half
+from samestyle.encoder.export import export_trained, export_unified
+from samestyle.encoder.files import EncoderFiles
+from samestyle.encoder.fusion import Fusion, FusionShape
+from samestyle.encoder.registry import local_copy, record_evaluation, register
+from samestyle.encoder.sources import Sources
+from samestyle.encoder.weights import load_fusion, save_fusion
+from samestyle.errors import SamestyleError, UsageError
+from samestyle.evaluation.records import evaluation_name, evaluation_record, results_bytes
+from samestyle.progress import say
+from samestyle.settings import Train
+from samestyle.tables.workshop import Workshop
+from samestyle.training.end_to_end import EndToEnd
+from samestyle.training.folder import TrainingFolder
+from samestyle.training.outcome import Outcome
+from samestyle.training.process import train_process
+
+
+def write_start(workshop: Workshop, work: TrainingFolder) -> None:
+    """The fusion to begin with: the current encoder's where it has the shape that the settings ask for."""
+    train, files = workshop.settings.train, EncoderFiles.open(local_copy(workshop.store, workshop.encoder.encoder_id))
+    fusion, _ = load_fusion(files.path("fusion.safetensors"))
+    wanted = wanted_shape(train, fusion.shape)
+    if train.start == "current" and fits(fusion.shape, wanted):
+        started, told = Fusion(wanted), f"the weights of encoder {files.encoder_id}"
+        started.load_state_dict(fusion.state_dict())
+    else:
+        torch.manual_seed(train.seed)
+        started, told = Fusion(wanted), "new weights"
+        if train.start == "current":
+            told += f", as encoder {files.encoder_id} has {fusion.shape} and train.* asks for {wanted}"
+    say(f"train: starts from {told}")
+    save_fusion(started, work.start, {})
+
+
+def wanted_shape(train: Train, found: FusionShape) -> FusionShape:
+    widths = {"half": found.half, "image_width": found.image_width, "text_width": found.text_width}
+    return FusionShape(
+        **widths, width=train.width, layers=train.layers, heads=train.heads, residual_cap=train.residual_cap
+    )
+
+
+def fits(found: FusionShape, wanted: FusionShape) -> bool:
+    """The cap has no weights."""
+    return found.to_dict() | {"residual_cap": None} == wanted.to_dict() | {"residual_cap": None}
+
+
+def check_depth(workshop: Workshop) -> None:
+    """Raises UsageError where the backbones are to be trained and the encoder's are not those that are packaged."""
+    if workshop.settings.train.depth != "backbones":
+        return
+    files = EncoderFiles.open(local_copy(workshop.store, workshop.encoder.encoder_id))
+    if files.manifest["identity"]["sources"] != Sources.find().digests():
+        raise UsageError(
+            f"encoder {files.encoder_id} has backbones of its own, and train.depth=backbones starts from the packaged "
+            "ones: start from an encoder that has these, by encoder.path=..., or set train.depth=fusion"
+        )
+
+
+def train(spark: SparkSession, workshop: Workshop, work: TrainingFolder) -> None:
+    """In this process, or in train.processes of them by TorchDistributor: on this machine, or one a GPU of a cluster.
+
+    Raises what a process raised.
+    """
+    failed, processes = work.path / "failed.json", workshop.settings.train.processes
+    failed.unlink(missing_ok=True)
+    local = str(spark.sparkContext.master).startswith("local")
+    if processes == 1 and local:
+        train_process(str(work.path))
+        return
+    gpus = not local and spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0") != "0"
+    try:
+        TorchDistributor(num_processes=processes, local_mode=local, use_gpu=gpus).run(train_process, str(work.path))
+    except Exception as error:
+        if failed.exists():
+            told = work.read("failed")
+            raise error_of(told["exit_code"], told["error"]) from error
+        raise
+
+
+def error_of(exit_code: int, text: str) -> SamestyleError:
+    """The error of ours that a process ended with."""
+    kinds = {kind.exit_code: kind for kind in SamestyleError.__subclasses__()}
+    return (SamestyleError if exit_code == SamestyleError.exit_code else kinds[exit_code])(text)
+
+
+def register_candidate(workshop: Workshop, outcome: Outcome, data: dict[str, Any]) -> str:
+    """Export what was trained, put it into the registry with its evaluation, and return its id. It is not promoted."""
+    folder = workshop.run.path / "encoder"
+    shutil.rmtree(folder, ignore_errors=True)
+    encoder_id = export(workshop, folder, outcome, about(workshop, outcome, data))
+    workshop.lease.check()
+    register(workshop.store, folder)
+    for result, measured_id in ((outcome.before, workshop.encoder.encoder_id), (outcome.after, encoder_id)):
+        if result is not None:
+            name, at = evaluation_name([result]), datetime.now(UTC).isoformat(timespec="seconds")
+            record = evaluation_record(name, measured_id, at, [result])
+            record_evaluation(workshop.store, measured_id, name, record, results_bytes([result]))
+    return encoder_id
+
+
+def export(workshop: Workshop, folder: Path, outcome: Outcome, facts: dict[str, Any]) -> str:
+    model, base = outcome.model, local_copy(workshop.store, workshop.encoder.encoder_id)
+    if not isinstance(model, EndToEnd):
+        return export_trained(folder, base, model, facts)
+    modules = {"image": half_of(model.image), "text": half_of(model.text)}
+    size = EncoderFiles.open(base).manifest["identity"]["preprocessing"]["image"]["size"]
+    return export_unified(folder, model.fusion, facts, modules, image_size=size)
+
+
+def half_of(side: Any) -> Half:
+    """The trained module within a HalfAndTokens."""
+    return side.side.eval()
+
+
+def about(workshop: Workshop, outcome: Outcome, data: dict[str, Any]) -> dict[str, Any]:
+    """What encoder.json and the model card say of the training."""
+    settings, base = workshop.settings, EncoderFiles.open(local_copy(workshop.store, workshop.encoder.encoder_id))
+    own = {
+        "name": settings.catalogue.table or str(settings.catalogue.path),
+        "licence": "your own",
+        "used": f"{data['train_pairs']:,} pairs of {data['train_groups']:,} style groups",
+    }
+    return {
+        "training": [*base.manifest.get("training", []), own],
+        "training_digest": data["digest"],
+        "trained_from": base.encoder_id,
+        "settings": {
+            "train": settings.train.model_dump(mode="json"),
+            "losses": settings.losses.model_dump(mode="json"),
+        },
+        "quality": outcome.quality(),
+    }
+
+
+def describe(workshop: Workshop, encoder_id: str, outcome: Outcome) -> dict[str, Any]:
+    """The record `training`."""
+    return {
+        "encoder_id": encoder_id,
+        "from": workshop.encoder.encoder_id,
+        "best_step": outcome.best_step,
+        "steps": workshop.settings.train.steps,
+        "compared": [asdict(one) | {"verdict": one.verdict} for one in outcome.compared()],
+        "history": asdict(outcome.history),
+    }
+
+
+def closing_lines(record: dict[str, Any]) -> list[str]:
+    first, new = record["from"], record["encoder_id"]
+    lines = [
+        f"train: {one['direction']} {one['metric']} {one['first']:.3f} -> {one['second']:.3f}, {one['verdict']} "
+        f"({one['difference']['low']:+.3f} to {one['difference']['high']:+.3f})"
+        for one in record["compared"]
+        if one["metric"] == "recall@1"
+    ]
+    if new == first:
+        return [*lines, f"train: no step was better than the start: encoder {first} stays the best"]
+    return [
+        *lines,
+        f"train: candidate {new}, the weights of step {record['best_step']:,} of {record['steps']:,}",
+        f"next: ./spark-submit.sh evaluate_encoder --encoder {new}, then `samestyle encoders compare {first} {new}`",
+    ]
