@@ -52,7 +52,7 @@ def total_loss(
 
 def check_finite(terms: Mapping[str, Tensor], ids: Sequence[str]) -> None:
     """Raise SamestyleError where a term is not a finite number; `ids` are the batch's, the first 20 are named."""
-    broken = {name: float(value) for name, value in terms.items() if not torch.isfinite(value)}
+    broken = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
     if broken:
         named = ", ".join(map(str, ids[:IDS_SHOWN])) + (f" and {len(ids) - IDS_SHOWN} more" * (len(ids) > IDS_SHOWN))
         raise SamestyleError(

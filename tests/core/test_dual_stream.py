@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from samestyle.encoder.dual_stream import export_dual_stream
+from samestyle.encoder.export import main
 from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.head import Head, load_head, save_head
 from samestyle.encoder.runtime import VIEWS, Encoder
@@ -146,6 +147,20 @@ def test_an_untrained_head_is_the_normalised_sum_and_a_trained_one_is_not(clip: 
     assert (found["trained"]["fused"] * found["sum"]["fused"]).sum(axis=1).max() < 0.999
     assert len({EncoderFiles.open(tmp_path / name).encoder_id for name in found}) == 3
     assert "CC0-1.0" in (tmp_path / "trained" / "card.md").read_text()
+
+
+def test_the_command_exports_a_checkpoint(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(tmp_path / "encoder"), "--kind", "dual_stream"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "needs --checkpoint DIR" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*words, "--checkpoint", str(clip)])
+    main()
+    encoder_id = EncoderFiles.open(tmp_path / "encoder").encoder_id
+    assert f"encoder {encoder_id} (dual_stream) is in {tmp_path / 'encoder'}" in capsys.readouterr().out
 
 
 def test_a_head_of_another_dimension_is_refused(clip: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from samestyle.encoder.export import export_late_fusion, late_fusion_modules, torch_encoder
-from samestyle.encoder.files import EncoderFiles
+from samestyle.encoder.files import EncoderFiles, identity_digest
 from samestyle.encoder.registry import load_cached
 from samestyle.encoder.runtime import VIEWS, Encoder
 from samestyle.encoder.sources import Sources, file_digest
@@ -199,6 +199,21 @@ def rewrite(folder: Path, **changes: object) -> None:
 )
 def test_a_manifest_that_contradicts_itself_is_refused(copy: Path, changes: dict, message: str) -> None:
     rewrite(copy, **changes)
+    with pytest.raises(IntegrityError, match=message):
+        Encoder.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "triple"}, "of kind 'triple', this version knows late_fusion, unified, dual_stream; update"),
+        ({"kind": "unified"}, r"lists no fusion\.onnx, fusion\.safetensors"),
+        ({"dim": 300}, "give 256 dimensions, encoder.json says 300"),
+    ],
+)
+def test_an_identity_that_does_not_fit_the_files_is_refused(copy: Path, changes: dict, message: str) -> None:
+    identity = EncoderFiles.open(copy).manifest["identity"] | changes
+    rewrite(copy, identity=identity, encoder_id=identity_digest(identity))
     with pytest.raises(IntegrityError, match=message):
         Encoder.load(copy)
 

@@ -19,6 +19,7 @@ from samestyle.encoder.export import export_trained, export_unified
 from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.fusion import Fusion, FusionShape
 from samestyle.encoder.runtime import VIEWS, Encoder
+from samestyle.encoder.sources import default_kind
 from samestyle.encoder.weights import load_fusion, save_fusion
 from samestyle.errors import IntegrityError, UsageError
 
@@ -209,6 +210,13 @@ def test_trained_backbones_are_exported_as_they_are(tmp_path: Path) -> None:
     assert export_unified(tmp_path / "again", fusion, {}, modules=small_backbones(), image_size=32) == encoder_id
     modules["image"].features.layer.weight.data += 0.01
     assert export_unified(tmp_path / "other", fusion, {}, modules=modules, image_size=32) != encoder_id
+
+
+def test_set_up_exports_the_shipped_fusion_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samestyle.encoder.sources.STARTER", tmp_path / "starter.safetensors")
+    assert default_kind() == "late_fusion"
+    save_fusion(random_fusion(), tmp_path / "starter.safetensors", {})
+    assert default_kind() == "unified"
 
 
 # --- fusion.safetensors

@@ -27,6 +27,7 @@ from samestyle.training.photos import from_png, to_png
 from samestyle.training.variants import variants_of
 
 ROOT = Path(__file__).resolve().parents[2]
+torch.set_num_threads(1)  # networks of a few hundred numbers
 SHAPE = FusionShape(half=4, image_width=6, text_width=5, width=8, heads=2)
 SETTINGS = Train(batch=8, steps=6, warmup=2, evaluate_every=3, learning_rate=0.01)
 CONTENTS, GROUPS = 40, 10
@@ -231,9 +232,10 @@ def test_without_validation_rows_the_last_weights_are_kept():
 
 
 def test_training_lowers_the_loss():
-    trainer = made_trainer(SETTINGS.model_copy(update={"steps": 60}), Losses(), validation=nobody())
+    still = {"steps": 60, "token_dropout": 0, "modality_dropout": 0, "alignment": 0}
+    trainer = made_trainer(SETTINGS.model_copy(update=still), Losses(), validation=nobody())
     losses = [terms["total"] for terms in trainer.run().losses]
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
 
 
 def test_gradients_are_clipped():
