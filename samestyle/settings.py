@@ -235,11 +235,11 @@ class Losses(Section):
     ppm: float = Field(1.0, ge=0, description="Weight of product-to-product matching.")
     pdc: float = Field(1.0, ge=0, description="Weight of product distinctiveness.")
     lc: float = Field(1.0, ge=0, description="Weight of locality consistency.")
-    infonce: float = Field(0.0, ge=0, description="Weight of InfoNCE, for comparison.")
-    single_views: float = Field(0.0, ge=0, description="Weight of the matching of photo to photo, and title to title.")
+    infonce: float = Field(0.1, ge=0, description="Weight of InfoNCE in each of its directions.")
+    single_views: float = Field(1.0, ge=0, description="Weight of the matching of photo to photo, and title to title.")
     margin: float = Field(0.2, ge=0, description="Margin of PPM and PDC, a difference of cosines.")
     lc_margin: float = Field(0.01, ge=0, description="Margin of LC, a squared difference of cosines.")
-    temperature: float = Field(0.05, gt=0, description="Temperature of InfoNCE.")
+    temperature: float = Field(0.1, gt=0, description="Temperature of InfoNCE.")
 
 
 class Train(Section):
@@ -264,7 +264,10 @@ class Train(Section):
     modality_dropout: float = Field(0.15, ge=0, lt=1, description="Share of fused passes that lose photo or title.")
     token_dropout: float = Field(0.15, ge=0, lt=1, description="Share of tokens left out.")
     alignment: float = Field(
-        0.25, ge=0, le=1, description="Share of a batch that pairs an offer with itself: its photo with its title."
+        0.5, ge=0, le=1, description="Share of a batch that pairs an offer with itself: its photo with its title."
+    )
+    average: float = Field(
+        0.99, ge=0, lt=1, description="What is kept is a moving average of the weights; share that stays at each step."
     )
     evaluate_every: int = Field(100, ge=1, description="Steps between two looks at the validation split.")
     seed: int = Field(0, description="Seeds weights, batches and dropout; same seed, same weights on one machine.")

@@ -64,7 +64,14 @@ class Pool:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", metavar="ID", help="which one, or 4 letters of its id; default: the current one")
     parser.add_argument("--against", metavar="ID", help="another one, to compare with, with photos of wins and losses")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures of all directions here")
+    parser.add_argument("--json", metavar="FILE", type=new_file, help="write the figures of all directions here")
+
+
+def new_file(path: str) -> Path:
+    """Said before anything is embedded: a file in a folder that is not there could not be written in the end."""
+    if not Path(path).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} would lie in a folder that is not there: make it, or name another")
+    return Path(path)
 
 
 def chosen_encoders(workshop: Workshop) -> list[EncoderReference]:
@@ -94,6 +101,7 @@ def measure_set(
     if not answering:
         raise UsageError(f"no query of {one.about} could be embedded: `reason` in the table embeddings says why")
     pool = Pool(nodes_of(vectors.where("in_pool")).persist(), Question(queries_of(answering), one.copies))
+    say_lost_photos(vectors, one)
     measured, ids = measure(pool, functions), list(pool.question.queries.ids)
     slices = [row["slice"] for row in answering]
     return SetResult(one.name, one.about, set_digest(one, asked), ids, slices, measured), pool
@@ -112,6 +120,14 @@ def embedded(
     return set_vectors(rows, workshop.warehouse.embeddings_of(encoder.encoder_id))
 
 
+def say_lost_photos(vectors: DataFrame, one: EvaluationSet) -> None:
+    """A set whose photos could not be read is measured by its titles alone: that must not go unseen."""
+    lost = vectors.where("outcome = 'degraded'").groupBy("reason").count().orderBy(F.desc("count")).limit(3).collect()
+    if lost:
+        why = ", ".join(f"{row['count']:,} {row['reason']}" for row in lost)
+        say(f"photos of {one.about} that could not be used, so that only the titles count: {why}")
+
+
 def sample_queries(workshop: Workshop, one: EvaluationSet) -> list[str]:
     """Ids of at most evaluation.queries of them, by a hash, so that every encoder is asked the same ones."""
     order = F.xxhash64("item_id", F.lit(workshop.settings.index.seed))
@@ -128,9 +144,15 @@ def set_digest(one: EvaluationSet, asked: list[str]) -> str:
 
 
 def set_vectors(rows: DataFrame, embeddings: DataFrame) -> DataFrame:
-    """Products that have vectors: item_id, asked, TRUTH, photo and title (digests of what was encoded), vectors."""
+    """Products that have vectors: item_id, asked, TRUTH, photo and title (digests of what was encoded), vectors,
+    outcome and reason of their attempt."""
     finished = latest_attempts(embeddings).where("done_outcome in ('embedded', 'degraded')")
-    served = finished.select("content_key", F.col("done_embedded_at").alias("served_at"))
+    served = finished.select(
+        "content_key",
+        F.col("done_embedded_at").alias("served_at"),
+        F.col("done_outcome").alias("outcome"),
+        F.col("done_reason").alias("reason"),
+    )
     wanted = rows.select("item_id", "content_key", F.coalesce("asked", F.lit(False)).alias("asked"), *TRUTH)
     found = with_vectors(wanted.join(served, "content_key"), embeddings)
     return found.withColumn("photo", F.when(F.col("image_vector").isNotNull(), F.col("image_digest"))).withColumn(

@@ -201,12 +201,14 @@ class Trainer:
         self.autocast = torch.autocast(device, half, enabled=device == "cuda")
         self.scaler = torch.amp.GradScaler(device, enabled=half == torch.float16)
         self.step, self.history = 0, History()
+        self.average = snapshot(model)
         self.best_score, self.best = -1.0, snapshot(model)
 
     def run(self, watch: Callable[["Trainer"], object] = lambda trainer: None) -> History:
         """Train to the last step and leave the best weights in the model. `watch` is called after each look.
 
-        The best are those of the highest score; without validation rows, the last.
+        The best are those of the highest score; without validation rows, the last. Of several processes the first
+        alone looks, and has them.
         """
         if self.checkpoint and self.checkpoint.exists():
             self.resume(self.checkpoint)
@@ -236,6 +238,20 @@ class Trainer:
         if self.step % max(1, self.settings.steps // POINTS) == 0:
             self.history.losses.append({"step": self.step} | {name: value.item() for name, value in terms.items()})
         self.step += 1
+        self.move_average()
+
+    @torch.no_grad()
+    def move_average(self) -> None:
+        """The moving average of the weights: it is what validation sees and what is kept, steadier than the last step.
+
+        At first it follows quickly, as otherwise it would remember the random start.
+        """
+        stays = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point():
+                self.average[name].lerp_(tensor, 1 - stays)
+            else:
+                self.average[name].copy_(tensor)
 
     def loss(self, batch: Batch) -> Tensors:
         """The terms of the loss of a whole batch; its gradient reaches the rows of this process."""
@@ -275,10 +291,13 @@ class Trainer:
         """Measure on the validation rows, keep the weights if they are the best so far, and leave a checkpoint."""
         if not self.processes.first:
             return
+        live = snapshot(self.model)
+        self.model.load_state_dict(self.average)
         found = validate(self.model, self.source, self.validation)
+        self.model.load_state_dict(live)
         self.history.validation.append({"step": self.step} | found)
         if found["score"] > self.best_score or not len(self.validation.rows):
-            self.best_score, self.best = found["score"], snapshot(self.model)
+            self.best_score, self.best = found["score"], {name: t.clone() for name, t in self.average.items()}
         if self.checkpoint:
             self.save(self.checkpoint)
         watch(self)
@@ -286,6 +305,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         parts = {
             "model": snapshot(self.model),
+            "average": self.average,
             "best": self.best,
             "optimiser": optimiser_tensors(self.model, self.optimiser),
         }
@@ -301,9 +321,12 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Raises IntegrityError for a file that is damaged, foreign, or of a model of another shape."""
         saved, wanted = Checkpoint.read(path), self.model.state_dict()
-        parts = {part: saved.part(part, wanted, path) for part in ("model", "best")}
+        parts = {part: saved.part(part, wanted, path) for part in ("model", "average", "best")}
         self.model.load_state_dict(parts["model"])
-        self.best = {name: tensor.to(wanted[name].device) for name, tensor in parts["best"].items()}
+        self.average, self.best = (
+            {name: tensor.to(wanted[name].device) for name, tensor in parts[part].items()}
+            for part in ("average", "best")
+        )
         self.step, self.best_score = saved.state["step"], saved.state["best_score"]
         fill_optimiser(self.model, self.optimiser, saved, path)
         self.history = History(**saved.state["history"])

@@ -34,12 +34,14 @@ def total_loss(
 
     >>> same = torch.ones(2, 1)
     >>> views = {f"{side}_{view}": same for side in ("trigger", "offer") for view in ("fused", "text", "image")}
-    >>> terms = total_loss(views, torch.tensor([0, 1]), Losses(ppm=2, pdc=0, lc=0))
+    >>> terms = total_loss(views, torch.tensor([0, 1]), Losses(ppm=2, pdc=0, lc=0, infonce=0, single_views=0))
     >>> {name: round(value.item(), 4) for name, value in terms.items()}
     {'ppm m-m': 0.4, 'ppm t-m': 0.4, 'ppm i-m': 0.4, 'total': 1.2}
 
     Raises UsageError in the published form for batches too small for it.
     """
+    if settings.published:  # which knew no other losses
+        settings = settings.model_copy(update={"infonce": 0.0, "single_views": 0.0})
     with torch.autocast(groups.device.type, enabled=False):
         full = {name: view.float() for name, view in views.items()}
         text = _present(full["trigger_text"], has_text)
@@ -95,6 +97,9 @@ def _own_product(views: Mapping[str, Tensor], groups: Tensor, settings: Losses, 
             )
         if settings.lc:
             terms[f"lc {letter}"] = settings.lc * lc(view, trigger, offer, settings.lc_margin, settings.published)
+    if settings.infonce:
+        pair = views["trigger_image"][both], views["trigger_text"][both]
+        terms["infonce i-t"] = settings.infonce * infonce(*pair, groups[both], settings.temperature)
     return terms
 
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from samestyle.errors import UsageError
 
+SOURCE_POWER = 0.25
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -48,7 +50,8 @@ class Batches:
         pairs.check()
         self.pairs, self.variants, self.size, self.alignment, self.seed = pairs, variants, size, alignment, seed
         self.sources = [Groups(pairs, np.flatnonzero(pairs.source == source)) for source in np.unique(pairs.source)]
-        weights = np.sqrt([len(source.rows) for source in self.sources])
+        # A small source is seen more often than its share of pairs, or it would be learned last.
+        weights = np.array([len(source.rows) for source in self.sources]) ** SOURCE_POWER
         self.weights = weights / weights.sum()
 
     def at(self, step: int) -> Batch:

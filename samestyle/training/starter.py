@@ -182,7 +182,9 @@ def _batch_features(
 ) -> Features:
     # A row with neither has no direction, but keeps its place.
     words = [title if title or photo else "?" for title, photo in zip(titles, photos, strict=True)]
-    seen = [encoder.features(words, [photo[variant] if photo else None for photo in photos]) for variant in range(VARIANTS)]
+    seen = [
+        encoder.features(words, [photo[variant] if photo else None for photo in photos]) for variant in range(VARIANTS)
+    ]
     first, tokens = seen[0], [one.image_tokens for one in seen]
     lengths = first.text_mask.sum(axis=1).astype(np.int64)
     return Features(

@@ -161,7 +161,7 @@ def test_rows_without_a_modality_take_no_part_in_its_terms():
     for side in ("trigger", "offer"):
         views[f"{side}_text"][4:] = 0
         views[f"{side}_image"][0] = 0
-    terms = total_loss(views, groups, Losses(single_views=0.5))
+    terms = total_loss(views, groups, Losses(single_views=0.5, infonce=0.2))
     titled, pictured, both = slice(0, 4), slice(1, 6), slice(1, 4)
     t, i, m, o = (views[name] for name in ("trigger_text", "trigger_image", "trigger_fused", "offer_fused"))
     expected = {
@@ -172,6 +172,12 @@ def test_rows_without_a_modality_take_no_part_in_its_terms():
         "pdc i": pdc(i[both], m[both], groups[both], 0.2),
         "lc t": lc(t[both], m[both], o, 0.01),
         "lc i": lc(i[both], m[both], o, 0.01),
+        "infonce m-m": 0.2 * infonce(m, o, groups, 0.1),
+        "infonce t-m": 0.2 * infonce(t[titled], o[titled], groups[titled], 0.1),
+        "infonce i-m": 0.2 * infonce(i[pictured], o[pictured], groups[pictured], 0.1),
+        "infonce i-t": 0.2 * infonce(i[both], t[both], groups[both], 0.1),
+        "infonce i-i": 0.1 * infonce(i[pictured], views["offer_image"][pictured], groups[pictured], 0.1),
+        "infonce t-t": 0.1 * infonce(t[titled], views["offer_text"][titled], groups[titled], 0.1),
         "single i-i": 0.5 * ppm(i[pictured], views["offer_image"][pictured], groups[pictured], 0.2),
         "single t-t": 0.5 * ppm(t[titled], views["offer_text"][titled], groups[titled], 0.2),
     }
@@ -193,11 +199,19 @@ def test_masks_say_which_rows_have_a_modality():
 
 
 def test_a_weight_of_zero_leaves_a_loss_out():
-    terms = total_loss(batch(4), torch.arange(4), Losses(ppm=0, pdc=3, lc=0))
+    terms = total_loss(batch(4), torch.arange(4), Losses(ppm=0, pdc=3, lc=0, infonce=0, single_views=0))
     once = total_loss(batch(4), torch.arange(4), Losses())
     assert set(terms) == {"pdc t", "pdc i", "total"}
     assert terms["pdc t"].item() == pytest.approx(3 * once["pdc t"].item())
-    assert total_loss(batch(4), torch.arange(4), Losses(ppm=0, pdc=0, lc=0))["total"].item() == 0
+    assert (
+        total_loss(batch(4), torch.arange(4), Losses(ppm=0, pdc=0, lc=0, infonce=0, single_views=0))["total"].item()
+        == 0
+    )
+
+
+def test_the_published_form_knows_no_other_losses():
+    terms = total_loss(batch(12), torch.arange(12), Losses(published=True))
+    assert set(terms) == {"ppm m-m", "ppm t-m", "ppm i-m", "pdc t", "pdc i", "lc t", "lc i", "total"}
 
 
 def test_half_precision_vectors_give_float32_losses():

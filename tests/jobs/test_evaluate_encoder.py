@@ -33,7 +33,7 @@ def evaluate(root, *words):
     """Exit code, what was printed, and the run's folder."""
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
-        code = evaluate_encoder.main([*words, *SMALL, f"paths.root={root}", "evaluation.bootstrap=100"])
+        code = evaluate_encoder.main([*SMALL, f"paths.root={root}", "evaluation.bootstrap=100", *words])
     folders = sorted((root / "workshop").glob("evaluate_encoder-*"), key=lambda folder: folder.stat().st_mtime)
     return code, printed.getvalue(), folders[-1]
 
@@ -107,7 +107,7 @@ def test_pairs_of_the_public_format_bring_their_own_photos(spark, root, tmp_path
     frame = served(spark, root, current).dropna(subset=["image_uri", "image_vector"]).sort_values("item_id")
     pairs = [group.iloc[:2] for _, group in frame.groupby("style_group") if len(group) > 1][:3]
     assert len(pairs) == 3
-    shutil.copytree(root / "catalogue" / "images", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(root / "catalogue" / "images", tmp_path / "images")
     lines = []
     for number, pair in enumerate(pairs):
         wrong = pairs[number - 1].iloc[1]
