@@ -65,7 +65,7 @@ class ClickColumns(Section):
     session_id: str | None = Field(None, description="One visit of a shopper.")
     item_id: str | None = Field(None, description="The offer that was clicked; required.")
     query: str | None = Field(None, description="The words that led to the click.")
-    clicked_at: str | None = Field(None, description="When: a timestamp, or seconds since 1970 in a column of numbers.")
+    clicked_at: str | None = Field(None, description="When: a timestamp, or seconds since 1970.")
 
 
 class Clicks(Section):

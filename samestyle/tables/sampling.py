@@ -31,7 +31,7 @@ from samestyle.tables.pairs import (
     with_refusal,
     without_robots,
 )
-from samestyle.tables.source import map_columns, missing, read_raw
+from samestyle.tables.source import as_kind, map_columns, missing, read_raw
 from samestyle.tables.workshop import Workshop
 
 SPLITS = ("train", "validation", "test")
@@ -165,7 +165,7 @@ def read_log(workshop: Workshop, funnel: Funnel) -> DataFrame:
         raise missing("clicks.columns.session_id (or user_id)", "session_id", raw.columns)
     timed, window = mapping.get("clicked_at"), f"clicks.window_days={settings.window_days}"
     time = F.col(f"`{timed}`") if timed else F.lit(None)
-    counts = only_row(raw.agg(F.count("*").alias("rows"), F.count(time.try_cast("timestamp")).alias("times")))
+    counts = only_row(raw.agg(F.count("*").alias("rows"), F.count(as_kind(time, "timestamp")).alias("times")))
     if timed and counts["rows"] and not counts["times"]:
         raise unreadable_times(raw, time, timed, counts["rows"])
     skipped = "" if timed else "no column clicked_at"
@@ -179,7 +179,7 @@ def unreadable_times(raw: DataFrame, time: Column, column: str, rows: int) -> In
     return InputError(
         f"none of {rows:,} clicks has a time that can be read: column {column} (clicks.columns.clicked_at) is "
         f"{raw.schema[column].dataType.simpleString()} and holds {example}; write times as 2026-01-31 12:00:00, "
-        "or as seconds since 1970 in a column of numbers"
+        "or as seconds since 1970"
     )
 
 

@@ -148,9 +148,17 @@ def our_columns(mapping: dict[str, str], types: dict[str, str]) -> list[Column]:
     """One column for each of `types`: cast where mapped (null where a value does not fit), null where not."""
     return [
         # Spark 4 is ANSI: a plain cast of one bad value would end the job.
-        (F.col(f"`{mapping[name]}`").try_cast(kind) if name in mapping else F.lit(None).cast(kind)).alias(name)
+        (as_kind(F.col(f"`{mapping[name]}`"), kind) if name in mapping else F.lit(None).cast(kind)).alias(name)
         for name, kind in types.items()
     ]
+
+
+def as_kind(column: Column, kind: str) -> Column:
+    """Null where a value does not fit. Seconds since 1970 are a time in text as well: CSV knows no numbers."""
+    if kind != "timestamp":
+        return column.try_cast(kind)
+    seconds = column.try_cast("string").try_cast("double").try_cast("timestamp")
+    return F.coalesce(column.try_cast("timestamp"), seconds)
 
 
 def missing(setting: str, wanted: str, columns: Iterable[str]) -> UsageError:

@@ -72,11 +72,17 @@ def workshop_main(
         return report_failure(job, error)
     with demo_banner(settings):
         try:
-            settings = with_demo_catalogue(settings, say)
+            if not brings_its_own(settings):
+                settings = with_demo_catalogue(settings, say)
             with session(job) as spark:
                 return run_in_session(spark, job, run, settings, arguments, continues)
         except Exception as error:
             return report_failure(job, error)
+
+
+def brings_its_own(settings: Settings) -> bool:
+    """Whether clicks or ready pairs are given; with those alone, without a catalogue, there is work to do as well."""
+    return bool(settings.clicks.path or settings.clicks.table or settings.pairs.path)
 
 
 def run_in_session(

@@ -195,3 +195,14 @@ def test_precision_and_recall_by_hand(spark):
         "recall_of_catalogue": pytest.approx(2 / 6),  # 6 pairs within style 1 and 1 within 2, less ad
         "group_precision": pytest.approx(3 / 6),  # of the 6 pairs within abcx, ab, ac, bc
     }
+
+
+def test_times_are_read_from_timestamps_numbers_and_text(spark):
+    from samestyle.tables.source import as_kind
+
+    rows = spark.createDataFrame(
+        [("2023-11-14 22:13:20", 1700000000, "1700000000"), ("no time", None, "1700000000.0")],
+        "written string, seconds long, text string",
+    )
+    read = rows.select(*(as_kind(F.col(name), "timestamp").cast("long").alias(name) for name in rows.columns)).collect()
+    assert [tuple(row) for row in read] == [(1700000000,) * 3, (None, None, 1700000000)]
