@@ -256,7 +256,7 @@ class Train(Section):
     layers: int = Field(1, ge=1, description="Layers of the fusion.")
     heads: int = Field(4, ge=1, description="Attention heads of the fusion.")
     batch: int = Field(64, ge=2, description="Pairs a step, all of different style groups.")
-    steps: int = Field(800, ge=0, description="Steps of training.")
+    steps: int = Field(1000, ge=0, description="Steps of training.")
     learning_rate: float = Field(7e-4, gt=0, description="Highest learning rate; falls to 0 along a cosine.")
     warmup: int = Field(50, ge=0, description="Steps over which the learning rate rises.")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW.")

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from samestyle.report.charts import COLOURS, SVG_STYLE, svg
 from samestyle.report.report import environment
 
+DASHES = ("-", "--", ":")
 SMOOTHED = 50  # points of a curve that a mean is taken over, at most
 
 
@@ -65,11 +66,12 @@ def curves(points: Sequence[dict[str, float]], names: Sequence[str], label: str)
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         for number, name in enumerate(names):
-            dashes = "-" if number < len(COLOURS) else "--"
+            dashes = DASHES[number // len(COLOURS) % len(DASHES)]
             seen = [point for point in points if name in point]
             steps, values = [point["step"] for point in seen], [point[name] for point in seen]
             axes.plot(steps, values, dashes, label=name.removesuffix(" mrr"), color=COLOURS[number % len(COLOURS)])
         axes.set(xlabel="step", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color="#e4e7ec", linewidth=0.8)
         axes.tick_params(color="#98a2b3")
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=11)

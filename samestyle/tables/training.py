@@ -129,7 +129,7 @@ def about(workshop: Workshop, outcome: Outcome, data: dict[str, Any]) -> dict[st
     """What encoder.json and the model card say of the training."""
     settings, base = workshop.settings, EncoderFiles.open(local_copy(workshop.store, workshop.encoder.encoder_id))
     own = {
-        "name": settings.catalogue.table or str(settings.catalogue.path),
+        "name": settings.catalogue.table or Path(str(settings.catalogue.path)).name,
         "licence": "your own",
         "used": f"{data['train_pairs']:,} pairs of {data['train_groups']:,} style groups",
     }

@@ -64,25 +64,24 @@ def shape_of(tensor: Tensor | None) -> str:
 
 
 def optimiser_tensors(model: nn.Module, optimiser: Optimizer) -> Tensors:
-    """The optimiser's moments and step counts, by the name of the parameter that they belong to."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    """The optimiser's moments and step counts, as `<parameter>.<what>`; none of a parameter that no loss reaches."""
     return {
-        f"{names[id(parameter)]}.{key}": value
-        for parameter, state in optimiser.state.items()
-        for key, value in state.items()
+        f"{name}.{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimiser.state.get(parameter, {}).items()
     }
 
 
 def fill_optimiser(model: nn.Module, optimiser: Optimizer, saved: Checkpoint, path: Path) -> None:
-    """The reverse. Raises IntegrityError for moments of other shapes than the parameters'."""
-    if not saved.state["step"]:
-        return  # nothing has been stepped yet
+    """The reverse; state["stepped"] names the parameters that have moments. Raises IntegrityError where these are not
+    there, or of other shapes."""
+    stepped = {name: model.get_parameter(name) for name in saved.state["stepped"]}
     wanted: Tensors = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in stepped.items():
         moments = {"exp_avg": parameter, "exp_avg_sq": parameter, "step": parameter.new_zeros(())}
         wanted |= {f"{name}.{key}": like for key, like in moments.items()}
     found = saved.part("optimiser", wanted, path)
-    for name, parameter in model.named_parameters():
+    for name, parameter in stepped.items():
         state = {key: found[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         # AdamW keeps its step counts on the CPU.
         optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}

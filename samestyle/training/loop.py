@@ -315,6 +315,7 @@ class Trainer:
             "best_score": self.best_score,
             "history": vars(self.history),
             "scaler": self.scaler.state_dict(),
+            "stepped": [name for name, parameter in self.model.named_parameters() if parameter in self.optimiser.state],
         }
         Checkpoint(tensors, state).write(path)
 

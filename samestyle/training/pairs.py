@@ -6,7 +6,7 @@ import numpy as np
 
 from samestyle.errors import UsageError
 
-SOURCE_POWER = 0.25
+SOURCE_POWER = 0.5
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ from samestyle.index.nodes import GraphParameters
 from samestyle.release.manifest import Shard
 from samestyle.release.store import LocalStore, ObjectRef
 from samestyle.tables.counter import Counter
-from udfs import embed, evaluate, search, shards
+from udfs import embed, evaluate, features, search, shards
 
 ids = count()
 context = SimpleNamespace(accumulator=lambda zero: Accumulator(next(ids), zero, AddingAccumulatorParam(zero)))
@@ -222,6 +222,8 @@ made = {
     "vector_sampler": search.vector_sampler(placed, store, 1, 1),
     "recall_measurer": search.recall_measurer(placed, store, {0: np.zeros((1, 4), np.float32)}, 1, (10,)),
     "candidate_finder": search.candidate_finder(placed, store, 1, [10]),
+    "feature_maker": features.feature_maker(reference, policy, limits, 2, 1, Counter(context).add),
+    "photo_maker": features.photo_maker(reference, policy, limits, Counter(context).add),
     "best_scorer": evaluate.best_scorer(question),
     "rank_counter": evaluate.rank_counter(question, {"i-i": np.zeros(1, np.float32)}),
     "top_finder": evaluate.top_finder(question, 1),

@@ -117,6 +117,18 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, step):
     assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint.safetensors"]
 
 
+def test_a_parameter_that_no_loss_reaches_is_no_obstacle(tmp_path):
+    def trainer() -> Trainer:
+        made = made_trainer(validation=nobody(), checkpoint=tmp_path / "checkpoint.safetensors")
+        made.model.unused = torch.nn.Parameter(torch.ones(3))
+        made.average = made.best = loop.snapshot(made.model)
+        return made
+
+    with pytest.raises(KilledError):
+        trainer().run(kill_at(3))
+    assert len(trainer().run().losses) == 6
+
+
 def checkpointed(path: Path) -> Path:
     trainer = made_trainer(SETTINGS.model_copy(update={"steps": 3}), checkpoint=path)
     trainer.run()

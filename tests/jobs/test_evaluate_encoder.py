@@ -45,8 +45,15 @@ def served(spark, root, encoder_id):
     return with_vectors(items, warehouse.embeddings_of(encoder_id)).toPandas()
 
 
-def plain_search(frame):
-    """All nine directions by numpy alone, every product querying the rest."""
+def style_sizes(spark, root):
+    """Style to its products, those that could not be embedded too: who is asked does not hang on an encoder."""
+    items = Warehouse(spark, str(root), "delta").items().read().where("wanted_key is not null")
+    once = items.where("reason is null or reason != 'duplicate_id'")
+    return once.select("style_group").toPandas().style_group.value_counts()
+
+
+def plain_search(frame, sizes):
+    """All nine directions by numpy alone, every product of a style of several querying the rest."""
 
     def rows(view):
         return np.array([np.zeros(256) if v is None else v for v in frame[f"{view}_vector"]], np.float32)
@@ -55,8 +62,8 @@ def plain_search(frame):
     photos = [d if v is not None else None for d, v in zip(frame.image_digest, frame.image_vector, strict=True)]
     titles = [d if v is not None else None for d, v in zip(frame.title_hash, frame.text_vector, strict=True)]
     shop = Products(list(frame.item_id), list(frame.style_group), photos, titles, views)
-    shared = frame.style_group.map(frame.style_group.value_counts()) > 1
-    return search(shop.take(np.flatnonzero(shared)).queries(), shop, copies=WITHIN), int(shared.sum())
+    shared = frame.style_group.map(sizes) > 1
+    return search(shop.take(np.flatnonzero(shared)).queries(), shop, copies=WITHIN)
 
 
 def test_every_direction_is_exact_and_two_encoders_are_compared(spark, root, tmp_path):
@@ -68,7 +75,7 @@ def test_every_direction_is_exact_and_two_encoders_are_compared(spark, root, tmp
     code, printed, folder = evaluate(root, *words)
     assert code == 0, printed
 
-    expected, asked = plain_search(served(spark, root, current))
+    expected = plain_search(served(spark, root, current), style_sizes(spark, root))
     (name, record), *_ = evaluations(store, current).items()
     found = record["sets"]["style"]["directions"]
     assert list(found) == list(DIRECTIONS)
@@ -76,7 +83,7 @@ def test_every_direction_is_exact_and_two_encoders_are_compared(spark, root, tmp
         aggregates = expected[direction].aggregates
         assert {key: entry[key] for key in aggregates} == pytest.approx(aggregates), direction
         assert entry["intervals"]["mrr"][0] <= entry["mrr"] <= entry["intervals"]["mrr"][1]
-    assert 0 < found["m-m"]["queries"] <= asked
+    assert found["m-m"]["queries"] > 90
     assert record["sets"]["style"]["slices"]
 
     # The other encoder's figures are in the file, under the evaluation's name in both folders, and in the table.
