@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 
 from samestyle.progress import say
 from samestyle.tables.training import (
-    check_depth,
+    check_encoder,
     closing_lines,
     describe,
     register_candidate,
@@ -23,7 +23,7 @@ from udfs.features import feature_maker, photo_maker
 
 def run(spark: SparkSession, workshop: Workshop) -> None:
     work = TrainingFolder(workshop.run.path)
-    check_depth(workshop)
+    check_encoder(workshop)
     data = prepare(workshop, work, (feature_maker, photo_maker))
     write_start(workshop, work)
     train(spark, workshop, work)

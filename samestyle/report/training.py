@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from samestyle.report.charts import COLOURS, SVG_STYLE, svg
 from samestyle.report.report import environment
@@ -71,7 +72,7 @@ def curves(points: Sequence[dict[str, float]], names: Sequence[str], label: str)
             steps, values = [point["step"] for point in seen], [point[name] for point in seen]
             axes.plot(steps, values, dashes, label=name.removesuffix(" mrr"), color=COLOURS[number % len(COLOURS)])
         axes.set(xlabel="step", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#e4e7ec", linewidth=0.8)
         axes.tick_params(color="#98a2b3")
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=11)

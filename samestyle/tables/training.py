@@ -21,6 +21,7 @@ from samestyle.errors import SamestyleError, UsageError
 from samestyle.evaluation.records import evaluation_name, evaluation_record, results_bytes
 from samestyle.progress import say
 from samestyle.settings import Train
+from samestyle.tables.training_data import encoder_identity
 from samestyle.tables.workshop import Workshop
 from samestyle.training.end_to_end import EndToEnd
 from samestyle.training.folder import TrainingFolder
@@ -57,15 +58,14 @@ def fits(found: FusionShape, wanted: FusionShape) -> bool:
     return found.to_dict() | {"residual_cap": None} == wanted.to_dict() | {"residual_cap": None}
 
 
-def check_depth(workshop: Workshop) -> None:
-    """Raises UsageError where the backbones are to be trained and the encoder's are not those that are packaged."""
-    if workshop.settings.train.depth != "backbones":
-        return
-    files = EncoderFiles.open(local_copy(workshop.store, workshop.encoder.encoder_id))
-    if files.manifest["identity"]["sources"] != Sources.find().digests():
+def check_encoder(workshop: Workshop) -> None:
+    """Raises UsageError where the encoder has no fusion, and where its backbones are to be trained and are not those
+    that are packaged."""
+    identity = encoder_identity(workshop)
+    if workshop.settings.train.depth == "backbones" and identity["sources"] != Sources.find().digests():
         raise UsageError(
-            f"encoder {files.encoder_id} has backbones of its own, and train.depth=backbones starts from the packaged "
-            "ones: start from an encoder that has these, by encoder.path=..., or set train.depth=fusion"
+            f"encoder {workshop.encoder.encoder_id} has backbones of its own, and train.depth=backbones starts from "
+            "the packaged ones: start from an encoder that has these, by encoder.path=..., or set train.depth=fusion"
         )
 
 

@@ -61,8 +61,8 @@ def catalogue_contents(workshop: Workshop) -> DataFrame:
 def prepare(workshop: Workshop, work: TrainingFolder, makers: Makers) -> dict[str, Any]:
     """Fill the training's folder, unless an interrupted run has done so from the same data; returns the record `data`.
 
-    makers: udfs.features.feature_maker, photo_maker. Raises UsageError where there is nothing to learn from, where the
-    encoder is of the wrong kind, and where the features would take more disk than train.features_max_gib.
+    makers: udfs.features.feature_maker, photo_maker. Raises UsageError where there is nothing to learn from, and where
+    the features would take more disk than train.features_max_gib.
     """
     settings, rows = workshop.settings, catalogue_contents(workshop)
     for other in set(work.path.parent.glob("train-*")) - {work.path}:

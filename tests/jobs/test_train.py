@@ -1,4 +1,4 @@
-"""`train` on a tiny shop: a candidate comes out, killed runs go on, two processes agree with one, bad pairs are told."""
+"""`train` on a tiny shop: a candidate comes out, killed runs go on, two processes agree with one, bad input is told."""
 
 import io
 import json
@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from jobs import train
-from samestyle.encoder.export import export_unified
+from samestyle.encoder.export import export_late_fusion, export_unified
 from samestyle.encoder.fusion import Fusion, FusionShape
 from samestyle.encoder.registry import EncoderReference, current_encoder, encoder_manifest, evaluations, local_copy
 from samestyle.encoder.weights import load_fusion
+from samestyle.errors import InputError, UsageError
 from samestyle.release.store import open_store
+from samestyle.settings import Embed
 from samestyle.tables import schemas
+from samestyle.tables.training_data import check_counts, check_photos
 from samestyle.tables.warehouse import Warehouse
 from samestyle.training.loop import Trainer
 from samestyle.training.photos import to_png
@@ -144,7 +147,7 @@ def test_a_candidate_comes_out_and_is_the_same_after_a_kill_and_by_two_processes
             torch.testing.assert_close(tensor, weights[name], atol=3e-3, rtol=0)
 
 
-def test_pairs_that_cannot_be_used(spark, shop, night):
+def test_pairs_and_encoders_that_cannot_be_used(spark, shop, tmp_path):
     stranger = ("item-0", "nobody", None, 2, None, None, 0, "train")
     shop.write_pairs(spark, [*pairs_of(0, "train"), stranger, *pairs_of(2, "train")])
     code, printed = shop.train("train.steps=0")
@@ -160,16 +163,32 @@ def test_pairs_that_cannot_be_used(spark, shop, night):
         return printed
 
     assert "3 training pairs in 1 style groups: at least two groups are needed" in refused(pairs_of(0, "train"))
-    assert "none of 1 pairs has both its items in the catalogue" in refused([stranger])
-    assert "all 3 pairs are kept for testing" in refused(pairs_of(0, "test"))
     two = pairs_of(0, "train") + pairs_of(2, "train")
     assert "and train.features_max_gib is 1e-06: set train.features_max_gib=1" in refused(
         two, "train.features_max_gib=1e-6"
     )
-    late = night.record("start")["encoder_id"]
-    if encoder_manifest(open_store(night.root / "store"), late)["identity"]["kind"] == "late_fusion":
-        folder = local_copy(open_store(night.root / "store"), late)
-        assert "is of kind late_fusion, and only a fusion is trained" in refused(two, f"encoder.path={folder}")
+    other = tmp_path / "late_fusion"
+    export_late_fusion(other, 64)
+    assert "is of kind late_fusion, and only a fusion is trained" in refused(two, f"encoder.path={other}")
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({"pairs": 0, "usable": 0, "known": 0}, "no training pairs: run ./spark-submit.sh sample_pairs"),
+        ({"pairs": 3, "usable": 0, "known": 0}, "all 3 pairs are kept for testing or have label 0"),
+        ({"pairs": 3, "usable": 2, "known": 0}, r"none of 2 pairs has both its items .*such as nobody\)"),
+    ],
+)
+def test_pairs_of_which_none_is_left(spark, counts, told):
+    with pytest.raises(UsageError, match=told):
+        check_counts(counts, spark.createDataFrame([("nobody",)], "trigger_id string"))
+
+
+def test_a_dead_image_server_does_not_train_on_titles_alone():
+    check_photos(30, 1000, Embed())
+    with pytest.raises(InputError, match=r"300 of 1,000 photos cannot be had, at most 20% may"):
+        check_photos(300, 1000, Embed())
 
 
 def test_without_a_table_of_pairs(shop, tmp_path):
