@@ -200,6 +200,7 @@ class Evaluation(Section):
     )
     query_split: str | None = Field(None, description="Value of evaluation.split_column that marks queries.")
     pool_split: str | None = Field(None, description="Value of evaluation.split_column that marks the pool.")
+    unseen: bool = Field(False, description="Let only styles ask of which no training pair has shown an offer.")
     bootstrap: int = Field(1000, ge=100, description="Resamples behind each 95 % interval of encoder quality.")
 
 
@@ -221,7 +222,7 @@ class Pairs(Section):
     session_items_max: int = Field(50, ge=2, description="Visits with more distinct items are robots: left out.")
     clicks_min: int = Field(1, ge=1, description="Fewest visits in which both offers were clicked.")
     title_min: float = Field(0.3, ge=-1, le=1, description="Lowest cosine of the titles' vectors.")
-    fused_min: float = Field(0.7, ge=-1, le=1, description="Lowest cosine of the fused vectors.")
+    fused_min: float = Field(0.65, ge=-1, le=1, description="Lowest cosine of the fused vectors.")
     per_item_max: int = Field(20, ge=1, description="Most pairs of one offer; the most clicked ones stay.")
     validation_share: float = Field(0.1, ge=0, lt=1, description="Share of the style groups kept for validation.")
     test_share: float = Field(0.1, ge=0, lt=1, description="Share of the style groups kept for testing.")
@@ -271,10 +272,15 @@ class Train(Section):
     )
     evaluate_every: int = Field(100, ge=1, description="Steps between two looks at the validation split.")
     seed: int = Field(0, description="Seeds weights, batches and dropout; same seed, same weights on one machine.")
-    processes: int = Field(1, ge=1, description="Training processes; one a GPU.")
+    processes: int = Field(1, ge=1, description="Training processes, with one thread each; one a GPU.")
     features_max_gib: float = Field(20.0, gt=0, description="Most disk that cached features may take.")
-    calibrate_rows: int = Field(
-        0, ge=0, description="Offers of the catalogue to fit the projection on anew; 0 keeps the encoder's own."
+
+
+class Calibrate(Section):
+    """Calibration of an encoder on the catalogue, without labels."""
+
+    rows: int = Field(
+        5000, ge=1, le=50_000, description="Most contents of the catalogue that the projection is fitted on."
     )
 
 
@@ -352,6 +358,7 @@ class Settings(Section):
     pairs: Pairs = Field(Pairs(), description="Training pairs from the click log.")
     losses: Losses = Field(Losses(), description="What training minimises.")
     train: Train = Field(Train(), description="Training of an encoder.")
+    calibrate: Calibrate = Field(Calibrate(), description="Calibration of an encoder on the catalogue, without labels.")
     neighbours: Neighbours = Field(Neighbours(), description="The lists of neighbours.")
     preflight: Preflight = Field(Preflight(), description="Checks before anything is written.")
     gate: Gate = Field(Gate(), description="Limits that a release must keep.")

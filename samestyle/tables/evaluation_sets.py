@@ -22,6 +22,7 @@ from samestyle.tables.changes import CONTENT_COLUMNS, with_contents, with_duplic
 from samestyle.tables.io import only_row
 from samestyle.tables.schemas import CATALOGUE_COLUMNS
 from samestyle.tables.source import missing, our_columns, read_catalogue, read_raw
+from samestyle.tables.warehouse import Warehouse
 
 PRODUCT = ("item_id", *CONTENT_COLUMNS, "image_version", "supplier_id", "category", "duplicate")
 TEST = "test"
@@ -79,6 +80,9 @@ def style_set(spark: SparkSession, settings: Settings, columns: list[str]) -> Ev
     split = F.col(f"attributes.`{wanted.split_column}`").cast("string") if wanted.split_column else None
     rows = rows.withColumn("in_pool", in_split(split, wanted.pool_split))
     rows = rows.withColumn("asks", in_split(split, wanted.query_split) & F.col("style_group").isNotNull())
+    if wanted.unseen:
+        rows = rows.join(taught_styles(spark, settings, rows), "style_group", "left")
+        rows = rows.withColumn("asks", F.col("asks") & F.col("taught").isNull()).drop("taught")
     if split is not None:
         check_split_values(rows.withColumn("split", split), wanted)
     apart = wanted.query_split != wanted.pool_split
@@ -88,6 +92,7 @@ def style_set(spark: SparkSession, settings: Settings, columns: list[str]) -> Ev
         if split is not None
         else ""
     )
+    about += ", asked by styles that no training pair has shown" if wanted.unseen else ""
     return EvaluationSet("style", about, rows, BETWEEN if apart else WITHIN, settings.catalogue)
 
 
@@ -103,6 +108,14 @@ def with_style_truth(rows: DataFrame, apart: bool) -> DataFrame:
         .withColumn("wanted", F.when(answered, labels))
         .withColumn("own", F.lit(None).cast("string"))
     )
+
+
+def taught_styles(spark: SparkSession, settings: Settings, rows: DataFrame) -> DataFrame:
+    """style_group, taught (true): the styles of which a pair for training or validation has shown a product."""
+    pairs = Warehouse.of(spark, settings).pairs.read().where("split != 'test'")
+    ids = pairs.select(F.explode(F.array("trigger_id", "offer_id")).alias("item_id")).distinct()
+    styles = rows.where("style_group is not null").join(ids, "item_id").select("style_group").distinct()
+    return styles.withColumn("taught", F.lit(True))
 
 
 def in_split(split: Column | None, value: str | None) -> Column:

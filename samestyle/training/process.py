@@ -1,9 +1,11 @@
 """One process of a training: alone, or one of several that torchrun starts; all it needs is the training's folder."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +34,21 @@ def train_process(folder: str) -> None:
     except SamestyleError as error:
         work.write("failed", {"error": str(error), "exit_code": error.exit_code})
         raise
+
+
+class TrainProcess:
+    """train_process of a folder, as it travels from the driver to a Spark worker, and from there to torchrun."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __call__(self) -> None:
+        train_process(self.folder)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # A worker finds our code in what Spark has shipped; the processes that it starts look into PYTHONPATH alone.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
 
 
 def train(work: TrainingFolder, processes: Processes) -> None:
@@ -64,6 +81,9 @@ def model_and_source(work: TrainingFolder, settings: Train, processes: Processes
 def make_repeatable(seed: int, processes: Processes) -> None:
     """Same seed, same weights, on one machine."""
     torch.manual_seed(seed)
+    # Threads of one process wait for each other at every step, far too long on a machine that does other work too;
+    # and another number of them gives other last bits. More cores are for more processes.
+    torch.set_num_threads(1)
     if processes.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -5,8 +5,10 @@ import pytest
 
 from samestyle.errors import UsageError
 from samestyle.evaluation.truth import ANNOTATED, BETWEEN, WITHIN
-from samestyle.settings import Catalogue, Evaluation, EvaluationPairs, Settings
+from samestyle.settings import Catalogue, Evaluation, EvaluationPairs, Paths, Settings
 from samestyle.tables.evaluation_sets import evaluation_sets
+from samestyle.tables.schemas import PAIRS
+from samestyle.tables.warehouse import Warehouse
 
 SHOP = [
     ("mug 1", "owl mug", "mug", "Home/Mugs", "test"),
@@ -48,6 +50,18 @@ def test_every_product_queries_the_rest_of_a_style_column(spark, shop):
         "shoe": (True, [], None),
     }
     assert {row["item_id"]: row["slice"] for row in one.rows.collect()}["mug 1"] == "Home"
+
+
+def test_styles_that_training_has_shown_do_not_ask(spark, shop, tmp_path):
+    twins = [(f"{style} {hand}", "title", style, "Home", hand) for style in ("cup", "jug", "pan") for hand in "ab"]
+    frame = pd.DataFrame(twins, columns=["item_id", "title", "style_group", "category", "hand"])
+    frame.to_parquet(tmp_path / "shop.parquet")
+    settings = Settings(catalogue=shop, evaluation=Evaluation(unseen=True), paths=Paths(root=str(tmp_path)))
+    table = Warehouse.of(spark, settings).pairs
+    rows = [("cup a", "pan b", None, 1, 0.5, None, 1, "train"), ("jug a", "jug b", None, 1, 0.5, None, 2, "test")]
+    table.overwrite(spark.createDataFrame(rows, PAIRS), "run")
+    (one,) = evaluation_sets(spark, settings)
+    assert {item for item, (_, _, wanted) in truth(one).items() if wanted} == {"jug a", "jug b"}
 
 
 def test_one_split_queries_another(spark, shop):
