@@ -267,6 +267,9 @@ class Train(Section):
     alignment: float = Field(
         0.5, ge=0, le=1, description="Share of a batch that pairs an offer with itself: its photo with its title."
     )
+    own_contents: int = Field(
+        5000, ge=0, description="Contents of the catalogue, paired or not, whose photo and title are aligned."
+    )
     average: float = Field(
         0.99, ge=0, lt=1, description="What is kept is a moving average of the weights; share that stays at each step."
     )

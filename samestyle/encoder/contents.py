@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from samestyle.encoder.runtime import VIEWS, Encoder
 from samestyle.errors import ImageError
 
 FETCHES = 8  # photos on their way at once, a worker
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ def embed_contents(
             yield from outcomes
 
 
-def batches(contents: Iterable[Content], size: int) -> Iterator[list[Content]]:
-    batch: list[Content] = []
-    for content in contents:
-        batch.append(content)
+def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
         if len(batch) == size:
             yield batch
             batch = []

@@ -1,6 +1,8 @@
 """The training of an encoder: what it starts from, the processes that do it, and the candidate that comes out."""
 
+import os
 import shutil
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +28,7 @@ from samestyle.tables.workshop import Workshop
 from samestyle.training.end_to_end import EndToEnd
 from samestyle.training.folder import TrainingFolder
 from samestyle.training.outcome import Outcome
-from samestyle.training.process import train_process
+from samestyle.training.process import TrainProcess, train_process
 
 
 def write_start(workshop: Workshop, work: TrainingFolder) -> None:
@@ -80,9 +82,11 @@ def train(spark: SparkSession, workshop: Workshop, work: TrainingFolder) -> None
     if processes == 1 and local:
         train_process(str(work.path))
         return
+    if local and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # processes of one machine need no other network
     gpus = not local and spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0") != "0"
     try:
-        TorchDistributor(num_processes=processes, local_mode=local, use_gpu=gpus).run(train_process, str(work.path))
+        TorchDistributor(num_processes=processes, local_mode=local, use_gpu=gpus).run(TrainProcess(str(work.path)))
     except Exception as error:
         if failed.exists():
             told = work.read("failed")

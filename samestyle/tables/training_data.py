@@ -19,7 +19,7 @@ from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.registry import local_copy
 from samestyle.errors import InputError, UsageError
 from samestyle.progress import Progress, say
-from samestyle.settings import Embed, Settings
+from samestyle.settings import Embed, Settings, Train
 from samestyle.tables.changes import distinct_contents, with_contents, with_duplicates
 from samestyle.tables.counter import Counter
 from samestyle.tables.io import only_row
@@ -83,7 +83,8 @@ def prepare(workshop: Workshop, work: TrainingFolder, makers: Makers) -> dict[st
     pairs["train"].check()
     validation = validation_rows(pairs["validation"], pairs["train"], settings.train.seed)
     keep_names(work.path / "scratch" / "contents", work.contents)
-    work.write_task(settings.train, settings.losses, pairs["train"], validation)
+    own = aligned_rows(source, pairs["validation"], settings.train)
+    work.write_task(settings.train, settings.losses, pairs["train"], validation, own)
     shutil.rmtree(work.path / "scratch")
     record = {
         "digest": found.digest,
@@ -91,6 +92,7 @@ def prepare(workshop: Workshop, work: TrainingFolder, makers: Makers) -> dict[st
         **made,
         "train_pairs": len(pairs["train"]),
         "train_groups": len(np.unique(pairs["train"].group)),
+        "own_contents": len(own),
         "validation_products": len(validation.rows),
         "pairs_without_input": sum(len(found.pairs[split]) - len(pairs[split]) for split in SPLITS),
     }
@@ -113,7 +115,8 @@ def paired_contents(workshop: Workshop, rows: DataFrame, scratch: Path) -> Paire
     counts = {"pairs": table.count(), "usable": usable.count(), "known": known.count()}
     counts["unknown"] = counts["usable"] - counts["known"]
     check_counts(counts, usable)
-    contents = kept(numbered_contents(known), scratch / "contents")
+    own = own_contents(rows, workshop.settings.train)
+    contents = kept(numbered_contents(known, own), scratch / "contents")
     for end in ENDS:
         own = contents.select(F.col("row").alias(end), F.col("content_key").alias(f"{end}_key"))
         known = known.join(own, f"{end}_key")
@@ -138,10 +141,18 @@ def check_counts(counts: dict[str, int], usable: DataFrame) -> None:
         )
 
 
-def numbered_contents(known: DataFrame) -> DataFrame:
-    """row (long, 0, 1, ...), content_key, name."""
+def own_contents(rows: DataFrame, train: Train) -> DataFrame:
+    """content_key, name of a sample of the catalogue's contents with photo and title: to align them takes no clicks."""
+    both = rows.where("title is not null and (image is not null or image_uri is not null)")
+    named = both.groupBy("content_key").agg(F.min("item_id").alias("name"))
+    wanted = train.own_contents if train.alignment else 0
+    return named.orderBy(F.xxhash64("content_key", F.lit(train.seed)), "content_key").limit(wanted)
+
+
+def numbered_contents(known: DataFrame, own: DataFrame) -> DataFrame:
+    """row (long, 0, 1, ...), content_key, name: the contents of both."""
     ends = [known.select(F.col(f"{end}_key").alias("content_key"), F.col(f"{end}_id").alias("name")) for end in ENDS]
-    named = ends[0].union(ends[1]).groupBy("content_key").agg(F.min("name").alias("name"))
+    named = ends[0].union(ends[1]).union(own).groupBy("content_key").agg(F.min("name").alias("name"))
     # One task numbers the keys: train.features_max_gib bounds how many there are.
     row = (F.row_number().over(Window.orderBy("content_key")) - 1).cast("long")
     return named.select(row.alias("row"), "content_key", "name")
@@ -305,6 +316,12 @@ def without_empty(pairs: Pairs, source: Source) -> Pairs:
     full = source.has_image | source.has_text
     rows = full[pairs.trigger] & full[pairs.offer]
     return Pairs(*(array[rows] for array in (pairs.trigger, pairs.offer, pairs.group, pairs.source)))
+
+
+def aligned_rows(source: Source, validation: Pairs, train: Train) -> np.ndarray:
+    """The contents with photo and title, but for those that the weights are chosen by; none without alignment."""
+    both = np.flatnonzero(source.has_image & source.has_text) if train.alignment else np.zeros(0, np.int64)
+    return np.setdiff1d(both, np.concatenate([validation.trigger, validation.offer]))
 
 
 def validation_rows(pairs: Pairs, train: Pairs, seed: int) -> Validation:

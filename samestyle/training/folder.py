@@ -5,6 +5,7 @@ contents.parquet           row, name: an item that shows the content, for errors
 features/*.npy             cached features (depth fusion), or
 photos/*.npy               photos and tokenised titles (depth backbones)
 pairs/*.npy                trigger, offer, group, source
+own.npy                    contents whose photo and title are aligned without any pair
 validation/*.npy           rows, group
 start.safetensors          the fusion to begin with
 checkpoint.safetensors     where an interrupted training goes on
@@ -60,7 +61,11 @@ class TrainingFolder:
     def trained(self) -> Path:
         return self.path / "trained.safetensors"
 
-    def write_task(self, train: Train, losses: Losses, pairs: Pairs, validation: Validation) -> None:
+    def write_task(
+        self, train: Train, losses: Losses, pairs: Pairs, validation: Validation, own: np.ndarray | None = None
+    ) -> None:
+        """own: (rows,) int64, contents whose photo and title are aligned without any pair."""
+        np.save(self.path / "own.npy", np.zeros(0, np.int64) if own is None else own)
         save_arrays(pairs, self.path / "pairs")
         save_arrays(validation, self.path / "validation")
         self.write("task", {"train": train.model_dump(mode="json"), "losses": losses.model_dump(mode="json")})
@@ -69,6 +74,9 @@ class TrainingFolder:
         task = self.read("task")
         pairs, validation = open_arrays(Pairs, self.path / "pairs"), open_arrays(Validation, self.path / "validation")
         return Train(**task["train"]), Losses(**task["losses"]), pairs, validation
+
+    def read_own(self) -> np.ndarray:
+        return np.load(self.path / "own.npy", allow_pickle=False)
 
     def write_result(self, tensors: dict[str, Tensor], history: History) -> None:
         """The weights last: who finds them finds the rest."""

@@ -46,9 +46,15 @@ class Batch:
 class Batches:
     """Batch number n is a function of the seed and n alone: a run that goes on draws what it would have drawn."""
 
-    def __init__(self, pairs: Pairs, variants: int, size: int, alignment: float, seed: int) -> None:
+    def __init__(
+        self, pairs: Pairs, variants: int, size: int, alignment: float, seed: int, own: np.ndarray | None = None
+    ) -> None:
+        """alignment: share of a batch that pairs a content with itself, so that its photo finds its title; these are
+        drawn from `own` (rows,) int64 where given, which needs no clicks, and else from the batch's triggers.
+        """
         pairs.check()
         self.pairs, self.variants, self.size, self.alignment, self.seed = pairs, variants, size, alignment, seed
+        self.own = np.zeros(0, np.int64) if own is None else own
         self.sources = [Groups(pairs, np.flatnonzero(pairs.source == source)) for source in np.unique(pairs.source)]
         # A small source is seen more often than its share of pairs, or it would be learned last.
         weights = np.array([len(source.rows) for source in self.sources]) ** SOURCE_POWER
@@ -58,16 +64,22 @@ class Batches:
         """The pairs of one step: distinct groups of one source; a share of them an offer paired with itself."""
         random = np.random.default_rng((self.seed, step))
         source = self.sources[random.choice(len(self.sources), p=self.weights)]
-        rows = source.draw(self.size, random)
+        alone = min(len(self.own), round(self.alignment * self.size))
+        rows = source.draw(self.size - alone, random)
         trigger, offer = self.pairs.trigger[rows], self.pairs.offer[rows]
         swap = random.random(len(rows)) < 0.5
         trigger, offer = np.where(swap, offer, trigger), np.where(swap, trigger, offer)
-        aligned = random.random(len(rows)) < self.alignment
-        offer = np.where(aligned, trigger, offer)
-        variants = random.integers(0, self.variants, (2, len(rows)))
+        group = self.pairs.group[rows]
+        if alone:
+            drawn = random.choice(self.own, alone, replace=False)
+            trigger, offer = np.concatenate([trigger, drawn]), np.concatenate([offer, drawn])
+            group = np.concatenate([group, -1 - drawn])  # a style of its own, as far as anybody knows
+        else:
+            offer = np.where(random.random(len(rows)) < self.alignment, trigger, offer)
+        variants = random.integers(0, self.variants, (2, len(trigger)))
         # An offer paired with its very self would match without a look: it shows another variant of the photo.
         variants[1] = np.where(offer == trigger, (variants[0] + 1) % self.variants, variants[1])
-        return Batch(trigger, offer, self.pairs.group[rows], variants[0], variants[1])
+        return Batch(trigger, offer, group, variants[0], variants[1])
 
 
 class Groups:

@@ -53,6 +53,7 @@ class TrainProcess:
 
 def train(work: TrainingFolder, processes: Processes) -> None:
     settings, losses, pairs, validation = work.read_task()
+    own = work.read_own()
     if processes.world > settings.batch:
         raise UsageError(
             f"{processes.world} processes share batches of train.batch={settings.batch} pairs: each needs one at "
@@ -60,7 +61,7 @@ def train(work: TrainingFolder, processes: Processes) -> None:
         )
     make_repeatable(settings.seed, processes)
     model, source = model_and_source(work, settings, processes)
-    batches = Batches(pairs, source.variants, settings.batch, settings.alignment, settings.seed)
+    batches = Batches(pairs, source.variants, settings.batch, settings.alignment, settings.seed, own)
     trainer = Trainer(model, source, batches, validation, settings, losses, processes, work.checkpoint, work.names)
     history = trainer.run(watcher())
     if processes.first:

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from samestyle.catalogue.images import DecodeLimits, decode_image
 from samestyle.catalogue.titles import normalise_title
+from samestyle.encoder.calibration import feature_graphs
 from samestyle.encoder.export import IMAGE_SIZE, MAX_TOKENS
-from samestyle.encoder.graph_files import write_image_graph, write_text_graph
-from samestyle.encoder.graphs import Graph
 from samestyle.encoder.preprocessing import load_tokenizer
 from samestyle.encoder.sources import Sources
 from samestyle.encoder.transform import Transform, to_bytes
@@ -65,18 +64,16 @@ def read_sources(data: Path) -> Iterator[Source]:
 
 def fit_transform(sources: list[Source]) -> bytes:
     """A safetensors file with the transform of both sides, and what it was fitted on as metadata."""
-    with tempfile.TemporaryDirectory() as scratch:
-        image_graph, text_graph = _feature_graphs(Path(scratch))
-        tokenizer = load_tokenizer(Path(Sources.find().tokenizer), MAX_TOKENS)
-        counts, image_features, text_features = [], [], []
-        for source in sources:
-            pictures = list(_pictures(source.images))
-            titles = sorted({title for title in map(normalise_title, source.titles) if title})
-            image_features.append(image_graph.images(pictures, batch_size=16).vector)
-            text_features.append(text_graph.titles(titles, tokenizer, batch_size=64).vector)
-            licence = LICENCES[source.name]
-            counts.append(f"{source.name} ({licence}): {len(pictures)} photos, {len(titles)} titles")
-            print(counts[-1], flush=True)
+    graphs, tokenizer = feature_graphs(), load_tokenizer(Path(Sources.find().tokenizer), MAX_TOKENS)
+    counts, image_features, text_features = [], [], []
+    for source in sources:
+        pictures = list(_pictures(source.images))
+        titles = sorted({title for title in map(normalise_title, source.titles) if title})
+        image_features.append(graphs["image"].images(pictures, batch_size=16).vector)
+        text_features.append(graphs["text"].titles(titles, tokenizer, batch_size=64).vector)
+        licence = LICENCES[source.name]
+        counts.append(f"{source.name} ({licence}): {len(pictures)} photos, {len(titles)} titles")
+        print(counts[-1], flush=True)
     transforms = {
         "image": Transform.fit(np.concatenate(image_features)),
         "text": Transform.fit(np.concatenate(text_features)),
@@ -105,15 +102,6 @@ def _pictures(images: list[bytes | None]) -> Iterator[np.ndarray]:
             yield decode_image(data, DecodeLimits(), IMAGE_SIZE)
         except ImageError:  # the generated catalogue has broken pictures on purpose
             continue
-
-
-def _feature_graphs(folder: Path) -> tuple[Graph, Graph]:
-    from samestyle.encoder.backbones import ImageFeatures, TextFeatures
-
-    sources = Sources.find()
-    write_image_graph(ImageFeatures.load(sources.image_weights, IMAGE_SIZE), IMAGE_SIZE, folder / "image.onnx")
-    write_text_graph(TextFeatures.load(sources.text_weights.parent), folder / "text.onnx")
-    return Graph.load(folder / "image.onnx"), Graph.load(folder / "text.onnx")
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from samestyle.encoder.sources import TRANSFORM
-from samestyle.encoder.transform import Transform, from_bytes, metadata, to_bytes
-from samestyle.errors import IntegrityError
+from samestyle.encoder.transform import Transform, from_bytes, half_whitening, metadata, to_bytes
+from samestyle.errors import IntegrityError, UsageError
 from samestyle.training.projection import held_out
 
 
@@ -16,6 +16,42 @@ def test_half_whitening_takes_the_square_root_of_each_deviation() -> None:
     np.testing.assert_allclose(np.abs(transform.components), [[0, 1, 0], [0, 0, 1]], atol=0.02)
     np.testing.assert_allclose(halves.std(axis=0), [3, 2], rtol=0.02)
     np.testing.assert_allclose(halves.mean(axis=0), 0, atol=1e-4)
+
+
+# Keeps the second and the third of three features, the second turned round.
+BASE = Transform(np.zeros(3), np.array([[0, -1, 0], [0, 0, 1.0]]), np.array([0.5, 2.0]))
+
+
+def test_calibration_takes_the_root_of_the_covariance_and_keeps_the_axes() -> None:
+    """Of the kept features the deviations are 4 and 3, and their correlation is 0.5."""
+    random = np.random.default_rng(0).normal(size=(20_000, 3))
+    samples = np.stack([9 * random[:, 0], 4 * random[:, 1], 1.5 * random[:, 1] + 1.5 * 3**0.5 * random[:, 2]], 1) + 5
+    calibrated = BASE.calibrated(samples)
+    halves = (samples - calibrated.mean) @ calibrated.components.T * calibrated.scales
+    covariance = np.cov(halves, rowvar=False)
+    np.testing.assert_allclose(covariance @ covariance, [[16, -6], [-6, 9]], rtol=0.03)
+    np.testing.assert_allclose(halves.mean(axis=0), 0, atol=1e-3)
+    turned = calibrated.components @ BASE.components.T
+    np.testing.assert_allclose(turned, turned.T, atol=1e-6)
+    assert np.diag(turned).min() > 4 * abs(turned[0, 1]) > 0
+
+
+def test_a_covariance_of_few_samples_is_drawn_towards_its_diagonal() -> None:
+    """Two dimensions and 8 samples: by 2 / 10."""
+    whitening = half_whitening(np.array([[1, 0.5], [0.5, 1]]), 8)
+    np.testing.assert_allclose(np.linalg.matrix_power(whitening, -4), [[1, 0.4], [0.4, 1]], atol=1e-9)
+
+
+def test_what_hardly_varies_is_not_blown_up() -> None:
+    """The narrow axis counts as one of a ten-thousandth of the variance: ten times as much as the wide one."""
+    np.testing.assert_allclose(half_whitening(np.diag([16.0, 0.0]), 100), [[0.5, 0], [0, 5]], atol=1e-9)
+
+
+def test_too_few_samples_calibrate_nothing() -> None:
+    samples = np.random.default_rng(0).normal(size=(8, 3))
+    assert BASE.calibrated(samples).components.shape == (2, 3)
+    with pytest.raises(UsageError, match="7 distinct samples were found, expected at least 8"):
+        BASE.calibrated(samples[:7])
 
 
 def test_a_transform_survives_being_written() -> None:
