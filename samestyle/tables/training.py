@@ -78,7 +78,7 @@ def train(spark: SparkSession, workshop: Workshop, work: TrainingFolder) -> None
     """
     failed, processes = work.path / "failed.json", workshop.settings.train.processes
     failed.unlink(missing_ok=True)
-    local = str(spark.sparkContext.master).startswith("local")
+    local = spark.sparkContext.master.partition("[")[0] == "local"  # and not local-cluster[...]
     if processes == 1 and local:
         train_process(str(work.path))
         return
@@ -119,6 +119,8 @@ def export(workshop: Workshop, folder: Path, outcome: Outcome, facts: dict[str, 
     model, base = outcome.model, local_copy(workshop.store, workshop.encoder.encoder_id)
     if not isinstance(model, EndToEnd):
         return export_trained(folder, base, model, facts)
+    if not outcome.best_step:  # the backbones are as they were
+        return export_trained(folder, base, model.fusion, facts)
     modules = {"image": half_of(model.image), "text": half_of(model.text)}
     size = EncoderFiles.open(base).manifest["identity"]["preprocessing"]["image"]["size"]
     return export_unified(folder, model.fusion, facts, modules, image_size=size)
