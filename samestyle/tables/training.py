@@ -78,7 +78,7 @@ def train(spark: SparkSession, workshop: Workshop, work: TrainingFolder) -> None
     """
     failed, processes = work.path / "failed.json", workshop.settings.train.processes
     failed.unlink(missing_ok=True)
-    local = spark.sparkContext.master.partition("[")[0] == "local"  # and not local-cluster[...]
+    local = str(spark.sparkContext.master).partition("[")[0] == "local"  # and not local-cluster[...]
     if processes == 1 and local:
         train_process(str(work.path))
         return
