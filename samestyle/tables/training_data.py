@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from samestyle.encoder.files import EncoderFiles
@@ -153,9 +153,9 @@ def numbered_contents(known: DataFrame, own: DataFrame) -> DataFrame:
     """row (long, 0, 1, ...), content_key, name: the contents of both."""
     ends = [known.select(F.col(f"{end}_key").alias("content_key"), F.col(f"{end}_id").alias("name")) for end in ENDS]
     named = ends[0].union(ends[1]).union(own).groupBy("content_key").agg(F.min("name").alias("name"))
-    # One task numbers the keys: train.features_max_gib bounds how many there are.
-    row = (F.row_number().over(Window.orderBy("content_key")) - 1).cast("long")
-    return named.select(row.alias("row"), "content_key", "name")
+    # One task numbers the keys, by their order in its partition: train.features_max_gib bounds how many there are.
+    ordered = named.repartition(1).sortWithinPartitions("content_key")
+    return ordered.select(F.monotonically_increasing_id().alias("row"), "content_key", "name")
 
 
 def digest_of(frame: DataFrame) -> str:

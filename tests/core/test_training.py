@@ -220,6 +220,37 @@ def test_two_processes_give_the_gradients_of_one(by_two, size):
         np.testing.assert_allclose(vectors[view], expected, atol=1e-3)
 
 
+# A worker has our code on its path, not in its environment; what it starts has the environment alone.
+WORKER = """
+import subprocess, sys
+sys.path.append(sys.argv[1])
+from pyspark import cloudpickle
+from samestyle.training.process import TrainProcess
+sent = cloudpickle.loads(cloudpickle.dumps(TrainProcess("/nowhere")))
+assert sent.folder == "/nowhere"
+code = "from importlib.util import find_spec; assert find_spec('samestyle.training.process')"
+sys.exit(subprocess.run([sys.executable, "-c", code], cwd="/").returncode)
+"""
+
+
+def test_what_a_worker_starts_finds_the_code():
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", WORKER, str(ROOT)]
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_share_of_a_batch_are_contents_of_the_catalogue_paired_with_themselves():
+    own = np.array([40, 41, 42, 43, 44])
+    batch = Batches(made_pairs(10), 2, 8, 0.5, 0, own).at(3)
+    alone = batch.group < 0
+    assert alone.sum() == 4
+    assert set(batch.trigger[alone]) < set(own)
+    assert (batch.trigger[alone] == batch.offer[alone]).all()
+    assert (batch.trigger_variant[alone] != batch.offer_variant[alone]).all()
+    assert len(set(batch.group)) == 8  # all of different styles, as far as anybody knows
+
+
 def test_shares_cover_a_batch():
     for size in (0, 1, 7, 8):
         rows = [row for rank in range(3) for row in range(size)[Processes(rank, 3).share(size)]]
