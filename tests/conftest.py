@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore, serve_objects
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -17,6 +18,13 @@ def data_folder() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the real product data is not at {DATA}")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """One S3 server for the suite; a test makes buckets of its own: `object_store.new_bucket()`."""
+    with serve_objects(tmp_path_factory.mktemp("object_store")) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

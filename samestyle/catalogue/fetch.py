@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from samestyle import __version__
+from samestyle.catalogue.connections import Connections
 from samestyle.catalogue.titles import normalise_title
 from samestyle.errors import ImageError
 
@@ -37,14 +38,19 @@ _CHUNK = 64 * 1024
 _SAFE = "/?%:@!$&'()*+,;=~[]"
 _FIRST_PAUSE_S = 0.2
 _REDIRECTS = (301, 302, 303, 307, 308)
-_HEADERS = {"User-Agent": f"samestyle/{__version__}", "Accept": "image/*,*/*;q=0.5", "Connection": "close"}
+_HEADERS = {"User-Agent": f"samestyle/{__version__}", "Accept": "image/*,*/*;q=0.5"}
 # Metadata services that are not link-local: of Alibaba, Azure (a public address) and EC2 by IPv6.
 _METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "fd00:ec2::254")))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _STORAGE_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 _MISSING_KEYS = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound"}
 # Answered with 400 or 403, but by our own clock, credentials or pace: no fault of the picture.
-_PASSING_S3_CODES = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "ExpiredToken", "Throttling"}
+_PASSING_S3_CODES = {
+    *("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling"),
+    *("ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+}
+
+_connections = Connections()
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class FetchPolicy:
     deadline_s              everything together: redirects, retries and the whole body (only the look-up
                             of a host name keeps the resolver's own time)
     retries                 further attempts after a transient error
+    connections_per_host    at once, of this process; s3 counts as one host; waiting is part of the deadline
     """
 
     schemes: tuple[str, ...] = ("file", "http", "https", "s3")
@@ -70,6 +77,7 @@ class FetchPolicy:
     deadline_s: float = 30.0
     max_redirects: int = 3
     retries: int = 2
+    connections_per_host: int = 8
 
 
 def open_connection(address: str, port: int, timeout_s: float) -> socket.socket:
@@ -81,8 +89,8 @@ def fetch(uri: str, policy: FetchPolicy, opener: Opener = open_connection) -> by
     """Return the bytes that `uri` names: at least one, at most `policy.max_bytes`.
 
     Of http and https, a host name is resolved once, all its addresses are checked, and the connection goes
-    to a checked address, anew for each redirect; proxy settings of the environment are ignored. s3 goes
-    where boto3's own configuration says.
+    to a checked address, anew for each redirect; one that is still open serves the next picture of the same
+    host. Proxy settings of the environment are ignored. s3 goes where boto3's own configuration says.
 
     Raises ImageError with one of these reasons; the starred ones are transient, and tried again first:
     bad_uri, forbidden_scheme, outside_roots, private_address, not_found, unreadable (* of a storage in
@@ -122,8 +130,8 @@ def _absolute(uri: str, policy: FetchPolicy) -> str:
     """Return `uri` with a scheme. A plain path is taken literally, only file: URIs are percent-decoded."""
     if not uri.strip() or len(uri) > _MAX_URI:
         raise _refusal("bad_uri", f"{len(uri)} characters, 1 to {_MAX_URI} expected")
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", uri):
-        raise _refusal("bad_uri", f"control characters or lone surrogates in {uri!r}")
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff\ufffd]", uri):
+        raise _refusal("bad_uri", f"control characters, or ones that were lost on the way, in {uri!r}")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
         return uri
     base = policy.base or ""
@@ -162,7 +170,7 @@ def _read_file(uri: str, policy: FetchPolicy) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise _refusal("unreadable", f"{path} is not a regular file")
         _check_length(status.st_size, policy)
-        return _bounded(file.read(policy.max_bytes + 1), policy)
+        return _bounded(file.read(min(policy.max_bytes, status.st_size) + 1), policy)
 
 
 def _open_real_file(path: str, flags: int) -> int:
@@ -226,40 +234,76 @@ def _split(uri: str) -> SplitResult:
     return parts
 
 
+@dataclass(frozen=True)
+class _Site:
+    """All that must be equal for a connection to serve another request: who it is, and who may be contacted how."""
+
+    secure: bool
+    host: str
+    port: int
+    private: bool
+    opener: Opener
+
+
+def _site(parts: SplitResult, policy: FetchPolicy, opener: Opener) -> _Site:
+    secure = parts.scheme.lower() == "https"
+    port = parts.port or (443 if secure else 80)
+    return _Site(secure, _ascii_host(parts), port, policy.allow_private_networks, opener)
+
+
 def _request(parts: SplitResult, policy: FetchPolicy, ends: float, opener: Opener) -> tuple[int, str | None, bytes]:
     """Return the status, the Location header and, of status 200 only, the body."""
-    connection, sock = _connection(parts, policy, ends, opener)
+    site = _site(parts, policy, opener)
+    slot = _connections.slot(f"{site.host}:{site.port}", policy.connections_per_host, ends)
+    with _network_errors(parts.netloc, ends), slot:
+        kept = _connections.take(site)
+        if kept:
+            with suppress(ConnectionError):  # its server has ended it while the request was on its way
+                return _exchange(kept, site, parts, policy, ends)
+        return _exchange(_connect(site, policy, ends), site, parts, policy, ends)
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, site: _Site, parts: SplitResult, policy: FetchPolicy, ends: float
+) -> tuple[int, str | None, bytes]:
+    """One request and its answer, as _request returns it. The connection is kept where nothing is left in it."""
+    sock, kept = connection.sock, False
     try:
-        with _network_errors(parts.netloc, ends), _cut_off(sock, ends):
+        sock.settimeout(_patience(policy, ends))
+        with _cut_off(sock, ends):
             connection.request("GET", _target(parts), headers=_HEADERS)
+            # Many a server sends the body only once its header is acknowledged, which else takes 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             with connection.getresponse() as response:
-                body = _http_body(response, policy) if response.status == 200 else b""
-                return response.status, response.getheader("Location"), body
+                body = _http_body(response, policy)
+                whole = response.isclosed() and connection.sock is not None
+        kept = whole
+        return response.status, response.getheader("Location"), body
     finally:
-        connection.close()
-        sock.close()
-
-
-def _connection(
-    parts: SplitResult, policy: FetchPolicy, ends: float, opener: Opener
-) -> tuple[http.client.HTTPConnection, socket.socket]:
-    """Connect to a checked address; the name is only for the Host header and for TLS."""
-    secure = parts.scheme.lower() == "https"
-    with _network_errors(parts.netloc, ends):
-        host = _ascii_host(parts)
-        port = parts.port or (443 if secure else 80)
-        addresses = _checked_addresses(host, port, policy)
-        sock = _first_answering(addresses, port, policy, ends, opener)
-        sock.settimeout(max(0.001, min(policy.timeout_s, ends - time.monotonic())))
-        if not secure:
-            connection = http.client.HTTPConnection(host, port)
+        if kept:
+            _connections.give(site, connection)
         else:
-            connection = http.client.HTTPSConnection(host, port, context=_tls_context())
-            sock = _tls_context().wrap_socket(sock, server_hostname=host)
-        # http.client connects by itself, by name, only where it finds no socket.
-        connection.sock = sock
-        connection.auto_open = 0
-        return connection, sock
+            connection.close()
+            sock.close()
+
+
+def _connect(site: _Site, policy: FetchPolicy, ends: float) -> http.client.HTTPConnection:
+    """Connect to a checked address; the name is only for the Host header and for TLS."""
+    sock = _first_answering(_checked_addresses(site.host, site.port, policy), site, policy, ends)
+    sock.settimeout(_patience(policy, ends))
+    if not site.secure:
+        connection = http.client.HTTPConnection(site.host, site.port)
+    else:
+        connection = http.client.HTTPSConnection(site.host, site.port, context=_tls_context())
+        sock = _tls_context().wrap_socket(sock, server_hostname=site.host)
+    # http.client connects by itself, by name, only where it finds no socket.
+    connection.sock = sock
+    connection.auto_open = 0
+    return connection
+
+
+def _patience(policy: FetchPolicy, ends: float) -> float:
+    return max(0.001, min(policy.timeout_s, ends - time.monotonic()))
 
 
 def _ascii_host(parts: SplitResult) -> str:
@@ -297,16 +341,13 @@ def _inner(address: Address) -> Address:
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def _first_answering(
-    addresses: list[str], port: int, policy: FetchPolicy, ends: float, opener: Opener
-) -> socket.socket:
+def _first_answering(addresses: list[str], site: _Site, policy: FetchPolicy, ends: float) -> socket.socket:
     failure: OSError = TimeoutError("no time left to connect")
     for address in addresses:
-        left = ends - time.monotonic()
-        if left <= 0:
+        if time.monotonic() >= ends:
             break
         try:
-            return opener(address, port, min(policy.timeout_s, left))
+            return site.opener(address, site.port, _patience(policy, ends))
         except OSError as error:
             failure = error
     raise failure
@@ -354,6 +395,11 @@ def _network_errors(host: str, ends: float) -> Iterator[None]:
 
 
 def _http_body(response: http.client.HTTPResponse, policy: FetchPolicy) -> bytes:
+    """Return the body of status 200; of another, skip what has arrived, so that the connection can be kept."""
+    if response.status != 200:
+        if response.length == 0 or (response.length and len(response.peek()) >= response.length):
+            response.read()
+        return b""
     announced = response.length
     _check_length(announced or 0, policy)
     body = _bounded(response.read(policy.max_bytes + 1), policy)
@@ -379,19 +425,27 @@ def _read_s3(uri: str, policy: FetchPolicy, ends: float) -> bytes:
     if not bucket or not key:
         raise _refusal("bad_uri", f"{uri!r} is not s3://bucket/key")
     with _s3_errors(bucket):
-        found = _s3_client(policy.timeout_s).get_object(Bucket=bucket, Key=key)
-        with closing(found["Body"]) as stream:
-            _check_length(found["ContentLength"], policy)
-            return _s3_body(stream, policy, ends)
+        most = policy.connections_per_host
+        client = _s3_client(policy.timeout_s, most)
+        with _connections.slot(client.meta.endpoint_url, most, ends):
+            found = client.get_object(Bucket=bucket, Key=key)
+            with closing(found["Body"]) as stream:
+                _check_length(found["ContentLength"], policy)
+                return _s3_body(stream, policy, ends)
 
 
 @lru_cache(maxsize=4)
-def _s3_client(timeout_s: float) -> Any:
+def _s3_client(timeout_s: float, connections: int) -> Any:
     import boto3
     from botocore.config import Config
 
     # One attempt: `fetch` itself tries again, under its deadline.
-    once = Config(connect_timeout=timeout_s, read_timeout=timeout_s, retries={"total_max_attempts": 1})
+    once = Config(
+        connect_timeout=timeout_s,
+        read_timeout=timeout_s,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=connections,
+    )
     return boto3.session.Session().client("s3", config=once)
 
 
@@ -415,7 +469,7 @@ def _s3_errors(bucket: str) -> Iterator[None]:
         raise _s3_refusal(bucket, error.response) from error
     except exceptions.ParamValidationError as error:
         raise _refusal("bad_uri", str(error)) from error
-    except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError) as error:
+    except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError, TimeoutError) as error:
         raise _refusal("timeout", f"{bucket}: {error}", transient=True) from error
     except (exceptions.BotoCoreError, exceptions.HTTPClientError, OSError) as error:
         raise _refusal("connection", f"{bucket}: {error}", transient=True) from error

@@ -20,6 +20,7 @@ def fetch_policy(settings: Settings) -> FetchPolicy:
         deadline_s=images.deadline_s,
         max_redirects=images.max_redirects,
         retries=images.retries,
+        connections_per_host=images.connections_per_host,
     )
 
 

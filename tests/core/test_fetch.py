@@ -592,6 +592,7 @@ def test_files_below_the_roots(shop, uri):
         ("x" * 300, "bad_uri"),
         ("a\0.jpg", "bad_uri"),
         ("a\n.jpg", "bad_uri"),
+        ("a\ufffd.jpg", "bad_uri"),
         ("empty.jpg", "empty_body"),
     ],
 )
