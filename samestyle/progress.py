@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: done, rows a second, rejects, time left. One line, redrawn."""
+"""What a person sees while a stage runs: done, rows a second, rejects, what limits, time left. One line, redrawn."""
 
 import math
 import sys
@@ -29,11 +29,19 @@ def at_most_every(seconds: float, tell: Callable[[str], None]) -> Callable[[str]
 class Progress:
     """Prints `progress()` -> (rows done, rows rejected) while the block runs, and one closing line.
 
-    total: rows to do. In a terminal the line is redrawn every half second, in a log it appears every 15 seconds.
+    total: rows to do. limit(): what the others wait for, if that is known. In a terminal the line is redrawn every half
+    second, in a log it appears every 15 seconds.
     """
 
-    def __init__(self, stage: str, total: int, progress: Callable[[], tuple[int, int]], stream: TextIO = sys.stdout):
-        self.stage, self.total, self.progress, self.stream = stage, total, progress, stream
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        progress: Callable[[], tuple[int, int]],
+        stream: TextIO = sys.stdout,
+        limit: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.stage, self.total, self.progress, self.stream, self.limit = stage, total, progress, stream, limit
         self.started = time.monotonic()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._repeat, daemon=True)
@@ -52,7 +60,10 @@ class Progress:
         done, rejected = self.progress()
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = done / seconds
-        parts = [f"{self.stage} {done:,}/{self.total:,}", f"{rate:,.0f} rows/s", f"{rejected:,} rejected"]
+        parts = [f"{self.stage} {done:,} of {self.total:,}", f"{rate:,.0f} rows/s", f"{rejected:,} rejected"]
+        limit = self.limit()
+        if limit:
+            parts.append(f"limited by {limit}")
         if done and done < self.total:
             parts.append(f"{clock((self.total - done) / rate)} left")
         else:

@@ -1,34 +1,40 @@
-"""From a content, title and photo as they are, to its outcome: vectors, or the reason why not. A bad row costs one."""
+"""A content, title and photo as they are, made ready for the encoder; a photo that cannot be had costs one row."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from samestyle.catalogue.fetch import FetchPolicy, fetch
 from samestyle.catalogue.images import DecodeLimits, decode_image, image_digest
-from samestyle.encoder.runtime import VIEWS, Encoder
-from samestyle.errors import ImageError
+from samestyle.catalogue.titles import normalise_title
+from samestyle.errors import ImageError, SamestyleError
 
 FETCHES = 8  # photos on their way at once, a worker
 Row = TypeVar("Row")
+Fetch = Callable[[str], bytes]
+Decode = Callable[[bytes], np.ndarray]  # to (size, size, 3) uint8 RGB; raises ImageError
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Content:
-    """What is to be embedded. `known_digest`: sha256 of the photo's bytes that are embedded already."""
+    """What is to be embedded. `known_digest`: sha256 of the photo's bytes that are embedded already.
+
+    `key` is whatever the caller knows it by.
+    """
 
     title: str | None
     image: bytes | None
     image_uri: str | None
     known_digest: str | None = None
+    key: object = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Outcome:
-    """What became of a content. Vectors are (dim,) float32 of unit length, or None."""
+    """What became of a content. pixels: the photo as the encoder takes it, until it has been encoded."""
 
     outcome: str = "embedded"
     reason: str | None = None
@@ -36,18 +42,15 @@ class Outcome:
     transient: bool = False
     image_digest: str | None = None
     pixels: np.ndarray | None = None
-    vectors: dict[str, np.ndarray | None] = field(default_factory=lambda: dict.fromkeys(VIEWS))
 
+    @property
+    def wanted(self) -> bool:
+        """Whether the encoder is to see it."""
+        return self.outcome in ("embedded", "degraded")
 
-def embed_contents(
-    contents: Iterable[Content], encoder: Encoder, policy: FetchPolicy, limits: DecodeLimits, batch_size: int
-) -> Iterator[Outcome]:
-    """Outcomes in the order of the contents; photos are fetched and decoded ahead of the encoder."""
-    with ThreadPoolExecutor(FETCHES) as pool:
-        for batch in batches(contents, batch_size):
-            outcomes = list(pool.map(lambda content: prepare(content, policy, limits, encoder.image_size), batch))
-            encode(batch, outcomes, encoder)
-            yield from outcomes
+    def reject(self, reason: str, error: object = "", transient: bool = False) -> None:
+        self.outcome, self.reason, self.transient, self.pixels = "rejected", reason, transient, None
+        self.detail = normalise_title(str(error), 200)
 
 
 def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -63,33 +66,30 @@ def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 def prepare(content: Content, policy: FetchPolicy, limits: DecodeLimits, size: int) -> Outcome:
     """Fetch and decode the photo. A broken one costs the item its photo, or, without a title, its place."""
+    return prepared(content, partial(fetch, policy=policy), partial(decode_image, limits=limits, size=size))
+
+
+def prepared(content: Content, fetch: Fetch, decode: Decode) -> Outcome:
+    """The same with other functions. Raises SamestyleError where they raise one that is no ImageError."""
     outcome = Outcome()
     if not content.image and content.image_uri is None:
+        if content.title is None:
+            outcome.reject("nothing_to_embed")
         return outcome
     try:
-        data = content.image or fetch(content.image_uri or "", policy)
+        data = content.image or fetch(content.image_uri or "")
         outcome.image_digest = image_digest(data)
         if outcome.image_digest == content.known_digest:
             outcome.outcome = "unchanged"
         else:
-            outcome.pixels = decode_image(data, limits, size)
+            outcome.pixels = decode(data)
     except ImageError as error:
-        outcome.reason, outcome.detail, outcome.transient = error.reason, error.detail, error.transient
+        outcome.reject(error.reason, error.detail, error.transient)
         # What may be well again in a minute is tried again: the item keeps what it has until then.
-        degraded = content.title is not None and not error.transient
-        outcome.outcome = "degraded" if degraded else "rejected"
+        if content.title is not None and not error.transient:
+            outcome.outcome = "degraded"
+    except SamestyleError:
+        raise
+    except Exception as error:  # that nobody foresaw: another night, with another version, may do better
+        outcome.reject("unexpected", f"{type(error).__name__}: {error}", transient=True)
     return outcome
-
-
-def encode(batch: Sequence[Content], outcomes: Sequence[Outcome], encoder: Encoder) -> None:
-    """Fill in the vectors of those that can be encoded, in one call."""
-    wanted = [i for i, outcome in enumerate(outcomes) if outcome.outcome in ("embedded", "degraded")]
-    if not wanted:
-        return
-    titles, images = [batch[i].title for i in wanted], [outcomes[i].pixels for i in wanted]
-    views = encoder.encode(titles, images)
-    for row, i in enumerate(wanted):
-        for view in VIEWS:
-            vector = views[view][row]
-            outcomes[i].vectors[view] = vector if vector.any() else None
-        outcomes[i].pixels = None

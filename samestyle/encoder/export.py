@@ -190,7 +190,7 @@ def fusion_identity(fusion: "Fusion") -> dict[str, Any]:
 def check_fits(fusion: "Fusion", widths: Mapping[str, tuple[int, int]]) -> None:
     """widths: of a side's half and of its tokens. Raises IntegrityError where the fusion takes others."""
     shape = fusion.shape
-    wanted = {"image": (shape.half, shape.image_width), "text": (shape.half, shape.text_width)}
+    wanted = {"image": (shape.image_half, shape.image_width), "text": (shape.text_half, shape.text_width)}
     for side, found in widths.items():
         if found != wanted[side]:
             raise IntegrityError(

@@ -14,7 +14,8 @@ IMAGE_GRID = 4  # tokens a side
 class FusionShape:
     """What decides the shapes of a fusion's tensors. residual_cap None: the published form, without a base."""
 
-    half: int = 128
+    image_half: int = 160
+    text_half: int = 96
     image_width: int = 1280
     text_width: int = 384
     width: int = 192
@@ -24,7 +25,7 @@ class FusionShape:
 
     @property
     def dim(self) -> int:
-        return 2 * self.half
+        return self.image_half + self.text_half
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,6 +54,10 @@ class Fusion(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
+    @property
+    def dim(self) -> int:
+        return self.shape.dim
+
     def forward(
         self,
         image: Tensor,
@@ -62,8 +67,9 @@ class Fusion(nn.Module):
         text_tokens: Tensor,
         text_mask: Tensor,
     ) -> Tensor:
-        """image, text (n, half), zero where missing; image_tokens (n, s, image_width) with s 16, or 1 where no row
-        has an image; text_tokens (n, t, text_width); masks (n, s) and (n, t) float32, 1 for a token that counts.
+        """image (n, image_half), text (n, text_half), zero where missing; image_tokens (n, s, image_width) with s 16,
+        or 1 where no row has an image; text_tokens (n, t, text_width); masks (n, s) and (n, t) float32, 1 for a token
+        that counts.
         """
         base = F.normalize(torch.cat([image, text], dim=1))
         pictures = self.image_in(image_tokens) + self.positions[: image_tokens.shape[1]]

@@ -43,10 +43,10 @@ def write_fusion_graph(module: "Fusion", path: Path) -> int:
     shape = module.shape
     photos, words = {0: "rows", 1: "image_tokens"}, {0: "rows", 1: "text_tokens"}
     inputs = {
-        "image": (torch.ones(2, shape.half), ROWS),
+        "image": (torch.ones(2, shape.image_half), ROWS),
         "image_tokens": (torch.ones(2, 16, shape.image_width), photos),
         "image_mask": (torch.ones(2, 16), photos),
-        "text": (torch.ones(2, shape.half), ROWS),
+        "text": (torch.ones(2, shape.text_half), ROWS),
         "text_tokens": (torch.ones(2, 8, shape.text_width), words),
         "text_mask": (torch.ones(2, 8), words),
     }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samestyle.encoder.weights import WIDEST, fill, read_weights, save_weights
+from samestyle.encoder.weights import WIDEST, fill, half, read_weights, save_weights
 from samestyle.errors import IntegrityError
 
 
@@ -30,9 +30,42 @@ class Head(nn.Module):
         return F.normalize(gate * image + (1 - gate) * text)
 
 
+class HeadedSum(nn.Module):
+    """The fused vectors of a dual_stream as training takes them: the same inputs as Fusion.forward, (n, dim) float32.
+
+    The head joins rows that have both sides; the vector of a lone side stays as it is. Tokens and masks are ignored.
+    """
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    @property
+    def dim(self) -> int:
+        return self.head.dim
+
+    def forward(
+        self,
+        image: Tensor,
+        image_tokens: Tensor,
+        image_mask: Tensor,
+        text: Tensor,
+        text_tokens: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """image, text (n, dim), of unit length, or zero where the side is missing or hidden."""
+        both = image.any(dim=1, keepdim=True) & text.any(dim=1, keepdim=True)
+        return torch.where(both, self.head(image, text), F.normalize(image + text))
+
+
 def save_head(head: Head, path: Path, about: dict[str, Any]) -> None:
     """Write a head in fp16; `about` (JSON) says what it was trained on."""
     save_weights(head, {"dim": head.dim}, path, about)
+
+
+def rounded_head(head: Head) -> Head:
+    """The head as its file would give it back: a copy in fp16 precision, frozen, for evaluation."""
+    return fill(Head(head.dim), half(head), Path("the head"))
 
 
 def load_head(path: Path) -> tuple[Head, dict[str, Any]]:

@@ -42,6 +42,17 @@ class EncoderReference:
         return load_cached(str(local_copy(self.store, self.encoder_id)), threads)
 
 
+@dataclass(frozen=True)
+class EncoderFolder:
+    """An exported encoder by its folder, which executors must see at the same place."""
+
+    folder: Path
+
+    def load(self, threads: int = 1) -> "Encoder":
+        """Raises UsageError and IntegrityError as Encoder.load does."""
+        return load_cached(str(self.folder), threads)
+
+
 @lru_cache(maxsize=2)
 def load_cached(folder: str, threads: int = 1) -> "Encoder":
     """The encoder in `folder`, verified and loaded once a process: what every task of a Spark worker calls.

@@ -10,7 +10,7 @@ from samestyle.encoder.features import Features
 from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.golden import check_golden
 from samestyle.encoder.graphs import Graph
-from samestyle.encoder.joins import VIEWS, Join, joined, load_join
+from samestyle.encoder.joins import VIEWS, Concatenation, Join, joined, load_join
 from samestyle.encoder.preprocessing import check_inputs, load_tokenizer
 from samestyle.errors import UsageError
 
@@ -85,11 +85,11 @@ class Encoder:
     def features(
         self, titles: Sequence[str | None], images: Sequence[np.ndarray | None], batch_size: int = 32
     ) -> Features:
-        """What the frozen backbones give, before the fusion: what training caches. About 0.2 MB a row.
+        """What the frozen backbones give, before they are joined: what training caches. With tokens, 0.2 MB a row.
 
-        Raises UsageError as `encode` does, and where the encoder's graphs give no tokens.
+        Raises UsageError as `encode` does, and where nothing that can be trained joins the two sides.
         """
-        if not (self._image.token_width and self._text.token_width):
+        if isinstance(self._join, Concatenation):
             raise UsageError(
                 f"encoder {self.encoder_id} gives no tokens, which training a fusion needs: use one of kind unified"
             )

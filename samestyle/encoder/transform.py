@@ -28,7 +28,7 @@ class Transform:
     scales: np.ndarray
 
     @classmethod
-    def fit(cls, features: np.ndarray, half: int = 128) -> "Transform":
+    def fit(cls, features: np.ndarray, half: int) -> "Transform":
         """Fit on (samples, features) float32, samples > half; same input, same bits on one machine."""
         samples = features.astype(np.float64)
         mean = samples.mean(axis=0)

@@ -13,9 +13,11 @@ from pyspark.ml.torch.distributor import TorchDistributor
 from pyspark.sql import SparkSession
 
 from samestyle.encoder.backbones import Half
+from samestyle.encoder.dual_stream import export_headed
 from samestyle.encoder.export import export_trained, export_unified
 from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.fusion import Fusion, FusionShape
+from samestyle.encoder.head import Head, HeadedSum, load_head, save_head
 from samestyle.encoder.registry import local_copy, record_evaluation, register
 from samestyle.encoder.sources import Sources
 from samestyle.encoder.weights import load_fusion, save_fusion
@@ -32,8 +34,26 @@ from samestyle.training.process import TrainProcess, train_process
 
 
 def write_start(workshop: Workshop, work: TrainingFolder) -> None:
-    """The fusion to begin with: the current encoder's where it has the shape that the settings ask for."""
+    """The fusion or the head to begin with; see starting_fusion and starting_head."""
     train, files = workshop.settings.train, EncoderFiles.open(local_copy(workshop.store, workshop.encoder.encoder_id))
+    if files.kind == "dual_stream":
+        head, told = starting_head(train, files)
+        save_head(head, work.start, {})
+    else:
+        fusion, told = starting_fusion(train, files)
+        save_fusion(fusion, work.start, {})
+    say(f"train: starts from {told}")
+
+
+def starting_head(train: Train, files: EncoderFiles) -> tuple[Head, str]:
+    """The encoder's where it has one; and what it is, in words."""
+    if train.start == "current" and files.has_head:
+        return load_head(files.path("head.safetensors"))[0], f"the head of encoder {files.encoder_id}"
+    return Head(files.manifest["identity"]["dim"]), "a new head, the plain sum of photo and title"
+
+
+def starting_fusion(train: Train, files: EncoderFiles) -> tuple[Fusion, str]:
+    """The encoder's where it has the shape that the settings ask for; and what it is, in words."""
     fusion, _ = load_fusion(files.path("fusion.safetensors"))
     wanted = wanted_shape(train, fusion.shape)
     if train.start == "current" and fits(fusion.shape, wanted):
@@ -44,12 +64,11 @@ def write_start(workshop: Workshop, work: TrainingFolder) -> None:
         started, told = Fusion(wanted), "new weights"
         if train.start == "current":
             told += f", as encoder {files.encoder_id} has {fusion.shape} and train.* asks for {wanted}"
-    say(f"train: starts from {told}")
-    save_fusion(started, work.start, {})
+    return started, told
 
 
 def wanted_shape(train: Train, found: FusionShape) -> FusionShape:
-    widths = {"half": found.half, "image_width": found.image_width, "text_width": found.text_width}
+    widths = {name: getattr(found, name) for name in ("image_half", "text_half", "image_width", "text_width")}
     return FusionShape(
         **widths, width=train.width, layers=train.layers, heads=train.heads, residual_cap=train.residual_cap
     )
@@ -61,13 +80,27 @@ def fits(found: FusionShape, wanted: FusionShape) -> bool:
 
 
 def check_encoder(workshop: Workshop) -> None:
-    """Raises UsageError where the encoder has no fusion, and where its backbones are to be trained and are not those
-    that are packaged."""
+    """Raises UsageError where the encoder has neither fusion nor head to train, and where its backbones are to be
+    trained and it is not made of what is packaged."""
     identity = encoder_identity(workshop)
-    if workshop.settings.train.depth == "backbones" and identity["sources"] != Sources.find().digests():
+    if workshop.settings.train.depth == "backbones":
+        check_packaged(workshop.encoder.encoder_id, identity)
+
+
+def check_packaged(encoder_id: str, identity: dict[str, Any]) -> None:
+    """Raises UsageError unless backbones and projection of the encoder are the packaged ones."""
+    if identity["kind"] == "dual_stream":
         raise UsageError(
-            f"encoder {workshop.encoder.encoder_id} has backbones of its own, and train.depth=backbones starts from "
-            "the packaged ones: start from an encoder that has these, by encoder.path=..., or set train.depth=fusion"
+            f"encoder {encoder_id} is of kind dual_stream, whose networks are never trained, and train.depth=backbones "
+            "asks for that: set train.depth=fusion, which trains its head"
+        )
+    found, packaged = identity["sources"], Sources.find().digests()
+    foreign = [name for name in packaged if found.get(name) != packaged[name]]
+    if foreign:
+        raise UsageError(
+            f"encoder {encoder_id} has {'a projection' if foreign == ['transform'] else 'backbones'} of its own, and "
+            "train.depth=backbones starts from the packaged backbones and projection: start from an encoder that has "
+            "these, by encoder.path=... (of a calibrated one, what it was calibrated from), or set train.depth=fusion"
         )
 
 
@@ -117,6 +150,8 @@ def register_candidate(workshop: Workshop, outcome: Outcome, data: dict[str, Any
 
 def export(workshop: Workshop, folder: Path, outcome: Outcome, facts: dict[str, Any]) -> str:
     model, base = outcome.model, local_copy(workshop.store, workshop.encoder.encoder_id)
+    if isinstance(model, HeadedSum):
+        return export_headed(folder, base, model.head, facts)
     if not isinstance(model, EndToEnd):
         return export_trained(folder, base, model, facts)
     if not outcome.best_step:  # the backbones are as they were

@@ -231,19 +231,22 @@ def make_inputs(
 
 
 def encoder_identity(workshop: Workshop) -> dict[str, Any]:
-    """Raises UsageError unless the encoder is one whose fusion can be trained."""
+    """Raises UsageError unless the encoder is one whose fusion or head can be trained."""
     files = EncoderFiles.open(local_copy(workshop.store, workshop.encoder.encoder_id))
-    if files.kind != "unified":
+    if files.kind not in ("unified", "dual_stream"):
         raise UsageError(
             f"encoder {files.encoder_id} is of kind {files.kind}, and only a fusion is trained, which kind unified "
-            "has: name a folder with one by encoder.path=..., or promote one with `samestyle encoders promote`"
+            "has, or a head, which kind dual_stream takes: name a folder with one of these by encoder.path=..., or "
+            "promote one with `samestyle encoders promote`"
         )
     return files.manifest["identity"]
 
 
 def widths_of(identity: dict[str, Any]) -> Widths:
+    if identity["kind"] == "dual_stream":  # which gives no tokens
+        return Widths(identity["dim"], identity["dim"], 0, 0, VARIANTS)
     fusion = identity["fusion"]
-    return Widths(fusion["half"], fusion["image_width"], fusion["text_width"], VARIANTS)
+    return Widths(fusion["image_half"], fusion["text_half"], fusion["image_width"], fusion["text_width"], VARIANTS)
 
 
 def count_inputs(contents: DataFrame, max_tokens: int) -> dict[str, int]:

@@ -1,23 +1,28 @@
 """Embedding in waves: each is one commit, so that a killed run goes on from what the table holds."""
 
 import math
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from samestyle.encoder.registry import EncoderReference
+from samestyle.encoder.files import EncoderFiles
+from samestyle.encoder.pipeline import STAGES, Pipeline
+from samestyle.encoder.registry import EncoderFolder, EncoderReference, current_encoder
 from samestyle.errors import InputError
 from samestyle.progress import Progress
 from samestyle.release.lease import Lease
-from samestyle.release.manifest import VIEWS
+from samestyle.release.store import open_store
 from samestyle.runs import RunFolder
 from samestyle.settings import Embed, Settings
 from samestyle.tables.counter import Counter
 from samestyle.tables.io import Table, only_row
+from samestyle.tables.job import exported_encoder
 from samestyle.tables.policies import decode_limits, fetch_policy
+from samestyle.tables.schemas import ATTEMPT, CONTENT
 from samestyle.tables.warehouse import Warehouse
 
 
@@ -36,48 +41,64 @@ class Embedding(Protocol):
 def embed_waves(todo: DataFrame, by: Embedding, make_udf: Callable[..., Any]) -> int:
     """Attempt these contents, append a row of `embeddings` for each, and return how many there were.
 
-    todo: changes.CONTENT_COLUMNS and known_digest; make_udf: udfs.embed.embed_udf.
+    todo: schemas.CONTENT; make_udf: udfs.embed.embed_udf. Leaves the record `throughput`.
     Raises InputError where too many fetches of a wave failed for a transient reason; what was embedded stays.
     """
-    limits, table, counter = by.settings.embed, by.warehouse.embeddings, Counter(todo.sparkSession.sparkContext)
+    limits, table = by.settings.embed, by.warehouse.embeddings
     keys = {"encoder_id": by.encoder.encoder_id, "run_id": by.run.run_id}
-    outcome = outcome_column(by, make_udf, counter)
+    counter, started = Counter(todo.sparkSession.sparkContext, STAGES), time.monotonic()
+    embed = make_udf(by.encoder, pipeline_of(by.settings), counter.add)
     total = todo.count()
     waves = math.ceil(total / limits.wave_rows)
-    with Progress("embed", total, counter.values):
+    with Progress("embed", total, counter.values, limit=counter.limit):
         for wave in range(waves):
             by.lease.check()
             rows = todo.where(F.pmod(F.xxhash64("content_key"), F.lit(waves)) == wave) if waves > 1 else todo
             at = datetime.now(UTC)
             tasks = max(2, math.ceil(total / waves / limits.task_rows))
             # Without this, adaptive execution packs the rows after the join, and the UDF with them, into one task.
-            attempts = rows.repartition(tasks).select("*", outcome.alias("outcome"))
-            table.append(attempt_rows(attempts, keys, at))
+            contents = rows.repartition(tasks).select(*CONTENT)
+            table.append(attempt_rows(contents.mapInArrow(embed, ATTEMPT), keys, at))
             check_transient(table, keys, at, limits)
+    by.run.write("throughput", throughput(total, time.monotonic() - started, counter))
     return total
 
 
-def outcome_column(by: Embedding, make_udf: Callable[..., Any], counter: Counter) -> Column:
-    """The UDF over a content's columns; what workers may fetch and decode travels with it."""
-    how, policy, limits = by.settings.encoder, fetch_policy(by.settings), decode_limits(by.settings)
-    embed = make_udf(by.encoder, policy, limits, how.batch_size, how.threads, counter.add)
-    return embed(F.col("title"), F.col("image"), F.col("image_uri"), F.col("known_digest"))
+def pipeline_of(settings: Settings) -> Pipeline:
+    """What workers may fetch and decode, and how much of it at once."""
+    how, at_once = settings.encoder, settings.embed
+    policy, limits = fetch_policy(settings), decode_limits(settings)
+    return Pipeline(policy, limits, at_once.fetch_threads, at_once.decode_threads, how.batch_size, how.threads)
 
 
-def attempt_rows(attempts: DataFrame, keys: dict[str, str], at: datetime) -> DataFrame:
-    """Rows of schemas.EMBEDDINGS; the UDF's empty lists, which stand for no vector, become null."""
-    fields = ("image_digest", "outcome", "reason", "detail", "transient")
-    vectors = {view: F.col(f"outcome.{view}_vector") for view in VIEWS}
-    return attempts.select(
+def encoder_in_use(settings: Settings) -> EncoderReference | EncoderFolder:
+    """What the next run embeds with: the store's current encoder, or the exported one where there is none.
+
+    Raises UsageError where there is neither.
+    """
+    exported, chosen = exported_encoder(settings), settings.encoder.path is not None
+    if settings.paths.root and not chosen:
+        store = open_store(f"{settings.paths.root}/store")
+        current = current_encoder(store)
+        if current is not None:
+            return EncoderReference(store, current)
+    return EncoderFolder(EncoderFiles.open(exported).folder)
+
+
+def attempt_rows(outcomes: DataFrame, keys: dict[str, str], at: datetime) -> DataFrame:
+    """Rows of schemas.EMBEDDINGS."""
+    return outcomes.select(
         F.lit(keys["encoder_id"]).alias("encoder_id"),
-        "content_key",
-        "title_hash",
-        "image_key",
-        *[F.col(f"outcome.{name}").alias(name) for name in fields],
-        *[F.when(F.size(vector) > 0, vector).alias(f"{view}_vector") for view, vector in vectors.items()],
+        *outcomes.columns,
         F.lit(keys["run_id"]).alias("run_id"),
         F.lit(at).alias("embedded_at"),
     )
+
+
+def throughput(rows: int, seconds: float, counter: Counter) -> dict[str, Any]:
+    """The record `throughput`. busy_s: seconds of all workers together; of what has most there was least."""
+    busy = {stage: round(spent, 3) for stage, spent in counter.busy().items()}
+    return {"rows": rows, "seconds": round(seconds, 3), "busy_s": busy, "limited_by": counter.limit()}
 
 
 def check_transient(table: Table, keys: dict[str, str], at: datetime, limits: Embed) -> None:

@@ -25,9 +25,10 @@ GRID = 16  # tokens of a photo
 
 @dataclass(frozen=True)
 class Widths:
-    """Of an encoder's halves and tokens, and how many variants of a photo are kept."""
+    """Of an encoder's halves and tokens, 0 where it gives none, and how many variants of a photo are kept."""
 
-    half: int
+    image_half: int
+    text_half: int
     image: int
     text: int
     variants: int
@@ -35,12 +36,12 @@ class Widths:
     @property
     def photo_bytes(self) -> int:
         """What the features of one photo take on disk."""
-        return self.variants * (4 * self.half + 2 * GRID * self.image)
+        return self.variants * (4 * self.image_half + 2 * GRID * self.image)
 
     @property
     def title_bytes(self) -> int:
         """The same of a title, without its tokens, of which each takes token_bytes."""
-        return 4 * self.half
+        return 4 * self.text_half
 
     @property
     def token_bytes(self) -> int:
@@ -75,13 +76,15 @@ def half_precision(tokens: np.ndarray) -> bytes:
 
 def pack_features(files: Sequence[Path], folder: Path, widths: Widths) -> Features:
     """Parquet files of FEATURE_COLUMNS as the arrays of Features below `folder`; a row group is in memory at a time."""
-    offsets = offsets_of(files, "text_tokens", widths.token_bytes)
+    # Without tokens a title counts as one of width 0, which says that it is there.
+    tokens = ("text_tokens", widths.token_bytes) if widths.text else ("text", widths.title_bytes)
+    offsets = offsets_of(files, *tokens)
     n, v = len(offsets) - 1, widths.variants
     into = Arrays(folder)
-    image = into.new("image", (v, n, widths.half), np.float32)
+    image = into.new("image", (v, n, widths.image_half), np.float32)
     image_tokens = into.new("image_tokens", (v, n, GRID, widths.image), np.float16)
     has_image = into.new("has_image", (n,), np.bool_)
-    text = into.new("text", (n, widths.half), np.float32)
+    text = into.new("text", (n, widths.text_half), np.float32)
     text_tokens = into.new("text_tokens", (int(offsets[-1]), widths.text), np.float16)
     into.new("text_offsets", (n + 1,), np.int64)[:] = offsets
     for row, *data in rows_of(files, FEATURE_COLUMNS):

@@ -1,4 +1,4 @@
-"""Cached inputs of the fusion: what the frozen backbones give for each content, computed once, read many times."""
+"""Cached inputs of a fusion or a head: what the frozen backbones give for each content, computed once, read often."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +16,8 @@ class Features:
 
     image (v, n, half) float32 and image_tokens (v, n, s, image_width) float16, zero where there is no photo;
     text (n, half) float32, zero where there is no title; text_tokens (all tokens, text_width) float16, those of
-    row i from text_offsets[i] to text_offsets[i + 1] (n + 1, int64); has_image (n,) bool.
+    row i from text_offsets[i] to text_offsets[i + 1] (n + 1, int64); has_image (n,) bool. Of an encoder without tokens
+    both widths are 0, and a title has one such token.
     """
 
     image: np.ndarray
@@ -44,7 +45,7 @@ class Features:
         return len(self.image)
 
     def batch(self, rows: np.ndarray, variants: np.ndarray) -> Inputs:
-        """The inputs of Fusion.forward for these rows; variants (rows,) int64 says which of each photo."""
+        """The inputs of a Fusion or a HeadedSum for these rows; variants (rows,) int64 says which of each photo."""
         text_tokens, text_mask = self._text(rows)
         tokens = self.image_tokens[variants, rows].astype(np.float32)
         mask = np.repeat(self.has_image[rows, None], tokens.shape[1], axis=1).astype(np.float32)

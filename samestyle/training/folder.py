@@ -7,7 +7,7 @@ photos/*.npy               photos and tokenised titles (depth backbones)
 pairs/*.npy                trigger, offer, group, source
 own.npy                    contents whose photo and title are aligned without any pair
 validation/*.npy           rows, group
-start.safetensors          the fusion to begin with
+start.safetensors          the fusion or the head to begin with
 checkpoint.safetensors     where an interrupted training goes on
 trained.safetensors        the weights that were best on the validation split; history.json: the way there
 before/*.npy, after/*.npy  image, text, fused: vectors of the validation rows by the first and by these weights
@@ -25,6 +25,9 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from samestyle.encoder.fusion import Fusion
+from samestyle.encoder.head import HeadedSum, load_head
+from samestyle.encoder.weights import load_fusion, read_weights
 from samestyle.errors import IntegrityError
 from samestyle.settings import Losses, Train
 from samestyle.training.loop import VIEWS, History, Validation
@@ -77,6 +80,11 @@ class TrainingFolder:
 
     def read_own(self) -> np.ndarray:
         return np.load(self.path / "own.npy", allow_pickle=False)
+
+    def read_start(self) -> Fusion | HeadedSum:
+        """What start.safetensors holds, frozen. Raises IntegrityError where that is neither a fusion nor a head."""
+        headed = read_weights(self.start)[0].keys() == {"dim"}
+        return HeadedSum(load_head(self.start)[0]) if headed else load_fusion(self.start)[0]
 
     def write_result(self, tensors: dict[str, Tensor], history: History) -> None:
         """The weights last: who finds them finds the rest."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from samestyle.encoder.fusion import IMAGE_GRID, Fusion
+from samestyle.encoder.head import HeadedSum
 from samestyle.evaluation.directions import DIRECTIONS, Measured, measure
 from samestyle.settings import Losses, Train
 from samestyle.training.checkpoint import Checkpoint, fill_optimiser, optimiser_tensors
@@ -29,12 +30,14 @@ ALIGNED = ("i-t", "t-i")
 BACKBONE_RATE = 0.02
 POINTS = 2000  # of the curves of the loss
 
-Model = Fusion | EndToEnd
+# What joins the sides; of a HeadedSum the fused vectors alone are trained.
+Joint = Fusion | HeadedSum
+Model = Joint | EndToEnd
 Tensors = dict[str, Tensor]
 
 
 class Source(Protocol):
-    """Where the inputs of contents come from: cached features for a Fusion, photos and titles for EndToEnd."""
+    """Where the inputs of contents come from: photos and titles for EndToEnd, else cached features."""
 
     @property
     def variants(self) -> int:
@@ -124,13 +127,13 @@ def dropped(features: Tensors, settings: Train, draws: Draws, modalities: bool) 
 
 
 def features_of(model: Model, inputs: Inputs) -> Tensors:
-    """What the fusion takes, on the model's device."""
+    """What the joint takes, on the model's device."""
     device = next(model.parameters()).device
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in inputs.items()}
     return model.features(tensors) if isinstance(model, EndToEnd) else tensors
 
 
-def fusion_of(model: Model) -> Fusion:
+def joint_of(model: Model) -> Joint:
     return model.fusion if isinstance(model, EndToEnd) else model
 
 
@@ -138,13 +141,13 @@ def fusion_of(model: Model) -> Fusion:
 def encode(model: Model, source: Source, rows: np.ndarray, batch_size: int = 128) -> dict[str, np.ndarray]:
     """{view: (rows, dim) float32}; zero where the view's modality is missing; a lone modality is the fused vector."""
     model.eval()
-    fusion = fusion_of(model)
-    out = {view: np.zeros((len(rows), fusion.shape.dim), np.float32) for view in VIEWS}
+    joint = joint_of(model)
+    out = {view: np.zeros((len(rows), joint.dim), np.float32) for view in VIEWS}
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         features = features_of(model, source.batch(part, np.zeros(len(part), np.int64)))
         for view in VIEWS:
-            out[view][start : start + len(part)] = fusion(**hidden(features, view)).cpu().numpy()
+            out[view][start : start + len(part)] = joint(**hidden(features, view)).cpu().numpy()
     out["image"][~source.has_image[rows]] = 0
     out["text"][~source.has_text[rows]] = 0
     return out
@@ -260,7 +263,8 @@ class Trainer:
         text, image = (torch.from_numpy(has[batch.trigger]) for has in (self.source.has_text, self.source.has_image))
         device = views["trigger_fused"].device
         groups = torch.from_numpy(batch.group).to(device)
-        return total_loss(views, groups, self.losses, text.to(device), image.to(device))
+        fused_only = isinstance(self.model, HeadedSum)
+        return total_loss(views, groups, self.losses, text.to(device), image.to(device), fused_only)
 
     def views(self, batch: Batch) -> Tensors:
         """The passes of this process's rows: the trigger's views, the offer's fused one and, if needed, its others."""
@@ -277,7 +281,7 @@ class Trainer:
                 for view in wanted:
                     draws = Draws.of(random, size, self.source.longest).share(rows)
                     seen = dropped(hidden(features, view), self.settings, draws, view == "fused")
-                    views[f"{side}_{view}"] = fusion_of(self.model)(**seen).float() * self.has(contents, view)
+                    views[f"{side}_{view}"] = joint_of(self.model)(**seen).float() * self.has(contents, view)
         # Of views that no loss asks for, something must stand there.
         return {f"offer_{view}": views["offer_fused"] for view in VIEWS} | views
 
@@ -336,7 +340,7 @@ class Trainer:
 
 def optimiser_of(model: Model, settings: Train) -> torch.optim.Optimizer:
     """AdamW; `rate` of a group multiplies the learning rate."""
-    groups = [{"params": list(fusion_of(model).parameters()), "rate": 1.0}]
+    groups = [{"params": list(joint_of(model).parameters()), "rate": 1.0}]
     if isinstance(model, EndToEnd):
         groups.append({"params": list(model.backbone_parameters()), "rate": BACKBONE_RATE})
     return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)

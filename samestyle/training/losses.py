@@ -21,13 +21,15 @@ def total_loss(
     settings: Losses,
     has_text: Tensor | None = None,
     has_image: Tensor | None = None,
+    fused_only: bool = False,
 ) -> dict[str, Tensor]:
     """All terms of weight above 0, already weighted, and their sum "total"; scalars, float32.
 
     views: trigger_fused, trigger_text, trigger_image, offer_fused, offer_text, offer_image, each (B, d) with rows of
     length 1, or of zeros where the product lacks the modality (offer_text and offer_image are read only where
     losses.single_views is above 0). groups (B,) int64. has_text, has_image (B,) bool: which triggers have a title
-    and a photo; None: those whose row is not zero.
+    and a photo; None: those whose row is not zero. fused_only: the views of a lone side are constants, and so are the
+    terms between these, and LC in its repaired form; they are left out.
 
     A row without a modality takes no part in the terms of that view, and one with a single modality none in PDC and
     LC, where its view and its fused vector are the same. With d = 1 and nothing but PPM, margin 0.2:
@@ -42,12 +44,14 @@ def total_loss(
     """
     if settings.published:  # which knew no other losses
         settings = settings.model_copy(update={"infonce": 0.0, "single_views": 0.0})
+    if fused_only and not settings.published:
+        settings = settings.model_copy(update={"lc": 0.0})
     with torch.autocast(groups.device.type, enabled=False):
         full = {name: view.float() for name, view in views.items()}
         text = _present(full["trigger_text"], has_text)
         image = _present(full["trigger_image"], has_image)
         terms = {**_matching(full, groups, settings, text, image), **_own_product(full, groups, settings, text & image)}
-        if settings.single_views:
+        if not fused_only:
             terms |= _single_views(full, groups, settings, text, image)
         return {**terms, "total": sum(terms.values(), start=full["trigger_fused"].sum() * 0)}
 
@@ -87,7 +91,7 @@ def _matching(
 
 
 def _own_product(views: Mapping[str, Tensor], groups: Tensor, settings: Losses, both: Tensor) -> dict[str, Tensor]:
-    """PDC and LC of either view with the fused trigger, InfoNCE of the two views, over the rows that have both."""
+    """PDC and LC of either view with the fused trigger, over the rows that have both."""
     trigger, offer, terms = views["trigger_fused"][both], views["offer_fused"], {}
     for letter, side in (("t", "trigger_text"), ("i", "trigger_image")):
         view = views[side][both]
@@ -97,17 +101,19 @@ def _own_product(views: Mapping[str, Tensor], groups: Tensor, settings: Losses, 
             )
         if settings.lc:
             terms[f"lc {letter}"] = settings.lc * lc(view, trigger, offer, settings.lc_margin, settings.published)
-    if settings.infonce:
-        pair = views["trigger_image"][both], views["trigger_text"][both]
-        terms["infonce i-t"] = settings.infonce * infonce(*pair, groups[both], settings.temperature)
     return terms
 
 
 def _single_views(
     views: Mapping[str, Tensor], groups: Tensor, settings: Losses, text: Tensor, image: Tensor
 ) -> dict[str, Tensor]:
-    """PPM and InfoNCE between photo and photo, and between title and title."""
-    terms = {}
+    """InfoNCE between a photo and its title; PPM and InfoNCE between photo and photo, and between title and title."""
+    terms, both = {}, text & image
+    if settings.infonce:
+        aligned = views["trigger_image"][both], views["trigger_text"][both]
+        terms["infonce i-t"] = settings.infonce * infonce(*aligned, groups[both], settings.temperature)
+    if not settings.single_views:
+        return terms
     for name, view, rows in (("i-i", "image", image), ("t-t", "text", text)):
         rows = rows & _present(views[f"offer_{view}"], None)
         pair = views[f"trigger_{view}"][rows], views[f"offer_{view}"][rows]

@@ -4,8 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from samestyle.encoder.fusion import Fusion
-from samestyle.encoder.weights import load_fusion
+from samestyle.encoder.head import HeadedSum
 from samestyle.evaluation.comparison import Compared, compare
 from samestyle.evaluation.records import SetResult, read_results, results_bytes
 from samestyle.training.end_to_end import EndToEnd
@@ -63,9 +62,10 @@ def read_outcome(work: TrainingFolder) -> Outcome:
 
 
 def model_of(work: TrainingFolder) -> Model:
-    fusion: Fusion = load_fusion(work.start)[0]
-    settings = work.read_task()[0]
-    return fusion if settings.depth == "fusion" else EndToEnd.around(fusion, Photos.open(work.photos).size)
+    joint, settings = work.read_start(), work.read_task()[0]
+    if settings.depth == "fusion" or isinstance(joint, HeadedSum):
+        return joint
+    return EndToEnd.around(joint, Photos.open(work.photos).size)
 
 
 def result_of(work: TrainingFolder, name: str) -> SetResult | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from samestyle.encoder.weights import load_fusion
+from samestyle.encoder.head import HeadedSum
 from samestyle.errors import SamestyleError, UsageError
 from samestyle.progress import clock, say
 from samestyle.settings import Train
@@ -72,11 +72,11 @@ def train(work: TrainingFolder, processes: Processes) -> None:
 
 
 def model_and_source(work: TrainingFolder, settings: Train, processes: Processes) -> tuple[Model, Source]:
-    fusion = load_fusion(work.start)[0].requires_grad_(True)
-    if settings.depth == "fusion":
-        return fusion.to(processes.device), Features.open(work.features)
+    joint = work.read_start().requires_grad_(True)
+    if settings.depth == "fusion" or isinstance(joint, HeadedSum):
+        return joint.to(processes.device), Features.open(work.features)
     photos = Photos.open(work.photos)
-    return EndToEnd.around(fusion, photos.size).to(processes.device), photos
+    return EndToEnd.around(joint, photos.size).to(processes.device), photos
 
 
 def make_repeatable(seed: int, processes: Processes) -> None:

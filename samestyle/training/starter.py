@@ -24,7 +24,7 @@ from samestyle.settings import Settings, Train, load_settings
 from samestyle.training.features import Features, stacked
 from samestyle.training.loop import Trainer, Validation
 from samestyle.training.pairs import Batches, Pairs, pairs_of_groups
-from samestyle.training.projection import DEMO_SEED, held_out
+from samestyle.training.projection import DEMO_OFFERS, DEMO_SEED, held_out
 from samestyle.training.variants import variants_of
 
 DEMO = "generated demo catalogue"
@@ -36,8 +36,6 @@ CATALOGUES: dict[str, tuple[str | None, str]] = {
     "retail_demo_store": (None, "MIT"),
     DEMO: ("style_group", "Apache-2.0"),
 }
-# Few, so that drawings do not crowd out photos: with 2,000, phone photos of groceries lost 5 points of recall@1.
-DEMO_OFFERS = 300
 VALIDATION_SHARE = 0.1
 PAIRS_A_GROUP = 50
 VARIANTS = 2

@@ -43,7 +43,7 @@ def test_a_side_with_too_few_samples_keeps_its_projection(
     assert {side: rows.shape for side, rows in features.items()} == {"image": (1, 2144), "text": (520, 384)}
     assert calibration.counts == {"text": 520}
     assert list(calibration.kept) == ["image"]
-    assert "1 distinct samples were found, expected at least 512" in calibration.kept["image"]
+    assert "1 distinct samples were found, expected at least 640" in calibration.kept["image"]
     fitted, packaged = from_bytes(calibration.data), from_bytes(TRANSFORM.read_bytes())
     np.testing.assert_array_equal(fitted["image"].components, packaged["image"].components)
     np.testing.assert_array_equal(fitted["image"].scales, packaged["image"].scales)
@@ -57,9 +57,9 @@ def test_the_same_catalogue_gives_the_same_bytes(features: dict[str, np.ndarray]
 
 
 def test_too_small_a_catalogue_is_refused(features: dict[str, np.ndarray]) -> None:
-    small = {"image": features["image"], "text": features["text"][:511]}
+    small = {"image": features["image"], "text": features["text"][:383]}
     with pytest.raises(
-        UsageError, match=r"image: 1 distinct .* text: 511 distinct samples were found, expected at least 512"
+        UsageError, match=r"image: 1 distinct .* text: 383 distinct samples were found, expected at least 384"
     ):
         fit_calibration(small, "my shop")
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from samestyle.encoder.dual_stream import export_dual_stream
+from samestyle.encoder.dual_stream import export_dual_stream, export_headed
 from samestyle.encoder.export import main
 from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.head import Head, load_head, save_head
@@ -123,9 +123,14 @@ def test_old_clip_checkpoints_read_their_highest_token(tmp_path: Path) -> None:
     np.testing.assert_allclose(encoder.encode(TITLES, images)["text"], text, atol=1e-4)
 
 
-def test_a_checkpoint_gives_no_tokens_to_train_a_fusion_on(encoder: Encoder) -> None:
-    with pytest.raises(UsageError, match="gives no tokens"):
-        encoder.features(["a red mug"], [None])
+def test_features_are_the_two_vectors_alone(encoder: Encoder) -> None:
+    image, *_ = pictures(encoder.image_size)
+    found, vectors = (ask(["a red mug", None], [None, image]) for ask in (encoder.features, encoder.encode))
+    for side in ("image", "text"):
+        np.testing.assert_allclose(getattr(found, side), vectors[side], atol=1e-6)
+        assert getattr(found, f"{side}_tokens").shape == (2, 1, 0)
+    assert found.has_image.tolist() == [False, True]
+    assert found.has_text.tolist() == [True, False]
 
 
 def test_an_untrained_head_is_the_normalised_sum_and_a_trained_one_is_not(clip: Path, tmp_path: Path) -> None:
@@ -163,7 +168,31 @@ def test_the_command_exports_a_checkpoint(
     assert f"encoder {encoder_id} (dual_stream) is in {tmp_path / 'encoder'}" in capsys.readouterr().out
 
 
+def test_another_head_over_copied_graphs_is_the_encoder_that_the_checkpoint_gives_with_it(
+    clip: Path, tmp_path: Path
+) -> None:
+    base = export_dual_stream(tmp_path / "base", clip)
+    head = Head(24)
+    assert export_headed(tmp_path / "same", tmp_path / "base", head, {}) == base  # untrained: the sum, as before
+    torch.nn.init.normal_(head.gate.weight)
+    about = {"training": [{"name": "shop", "licence": "your own"}], "settings": {"train": {"steps": 4}}}
+    headed = export_headed(tmp_path / "headed", tmp_path / "base", head, about)
+    save_head(head, tmp_path / "head.safetensors", {})
+    assert headed == export_dual_stream(tmp_path / "whole", clip, tmp_path / "head.safetensors") != base
+    first, second = (Encoder.load(tmp_path / name).encode(TITLES, pictures(32)) for name in ("headed", "whole"))
+    for view in VIEWS:
+        np.testing.assert_array_equal(first[view], second[view])
+    files = EncoderFiles.open(tmp_path / "headed")
+    assert (files.manifest["base"], files.manifest["checkpoint"]) == (base, "clip")
+    card = files.path("card.md").read_text()
+    assert all(told in card for told in ("CLIP checkpoint clip", "| shop | your own |", "| train.steps | `4` |"))
+    assert export_headed(tmp_path / "sum", tmp_path / "headed", Head(24), {}) == base
+
+
 def test_a_head_of_another_dimension_is_refused(clip: Path, tmp_path: Path) -> None:
+    export_dual_stream(tmp_path / "base", clip)
+    with pytest.raises(IntegrityError, match=r"the head joins vectors of 8, .* gives 24"):
+        export_headed(tmp_path / "headed", tmp_path / "base", Head(8), {})
     save_head(Head(8), tmp_path / "head.safetensors", {})
     assert load_head(tmp_path / "head.safetensors")[0].dim == 8
     with pytest.raises(IntegrityError, match=r"joins vectors of 8, .* gives 24"):

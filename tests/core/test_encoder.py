@@ -71,8 +71,8 @@ def test_rows_have_length_one_or_are_zero_where_the_modality_is_missing(
 
 
 def test_each_modality_has_its_half_and_fused_weighs_them_alike(baseline: dict[str, np.ndarray]) -> None:
-    assert not baseline["image"][:, 128:].any()
-    assert not baseline["text"][:, :128].any()
+    assert not baseline["image"][:, 160:].any()
+    assert not baseline["text"][:, :160].any()
     both = (baseline["image"] + baseline["text"])[[0, 3]] / np.sqrt(2)
     np.testing.assert_allclose(baseline["fused"][[0, 3]], both, atol=1e-6)
 

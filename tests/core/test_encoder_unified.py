@@ -23,7 +23,7 @@ from samestyle.encoder.sources import default_kind
 from samestyle.encoder.weights import load_fusion, save_fusion
 from samestyle.errors import IntegrityError, UsageError
 
-SMALL = FusionShape(half=4, image_width=6, text_width=5, width=8, heads=2)
+SMALL = FusionShape(image_half=4, text_half=3, image_width=6, text_width=5, width=8, heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def test_features_are_what_the_fusion_takes(encoder: Encoder, late_fusion: Path)
     features = encoder.features(TITLES, IMAGES)
     shapes = {name: array.shape for name, array in vars(features).items()}
     assert shapes == {
-        "image": (5, 128),
+        "image": (5, 160),
         "image_tokens": (5, 16, 1280),
         "image_mask": (5, 16),
-        "text": (5, 128),
+        "text": (5, 96),
         "text_tokens": (5, 17, 384),
         "text_mask": (5, 17),
     }
@@ -90,8 +90,8 @@ def test_features_are_what_the_fusion_takes(encoder: Encoder, late_fusion: Path)
     assert features.text_mask.sum(axis=1).tolist() == [4, 17, 0, 3, 3]
     assert not features.text_tokens[0, 4:].any()
     base = Encoder.load(late_fusion).encode(TITLES, IMAGES)
-    np.testing.assert_allclose(features.image, base["image"][:, :128], atol=1e-5)
-    np.testing.assert_allclose(features.text, base["text"][:, 128:], atol=1e-5)
+    np.testing.assert_allclose(features.image, base["image"][:, :160], atol=1e-5)
+    np.testing.assert_allclose(features.text, base["text"][:, 160:], atol=1e-5)
 
 
 def test_features_of_the_baseline_are_refused(late_fusion: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_trained_encoder_keeps_the_graphs_of_its_base(unified: Path, tmp_path:
 
 def test_a_fusion_over_other_backbones_is_refused(unified: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        IntegrityError, match=r"takes 4 numbers and tokens of 6 .* image side, which gives 128 and 1280"
+        IntegrityError, match=r"takes 4 numbers and tokens of 6 .* image side, which gives 160 and 1280"
     ):
         export_trained(tmp_path / "encoder", unified, Fusion(SMALL), {})
     assert not list(tmp_path.iterdir())
@@ -191,10 +191,10 @@ class Words(nn.Module):
 
 def small_backbones() -> dict[str, Half]:
     torch.manual_seed(0)
-    sides = {"image": (Colours(), 6), "text": (Words(), 5)}
+    sides = {"image": (Colours(), 6, 4), "text": (Words(), 5, 3)}
     return {
-        side: Half(module, torch.zeros(width), torch.eye(4, width), torch.ones(4))
-        for side, (module, width) in sides.items()
+        side: Half(module, torch.zeros(width), torch.eye(half, width), torch.ones(half))
+        for side, (module, width, half) in sides.items()
     }
 
 
@@ -202,7 +202,7 @@ def test_trained_backbones_are_exported_as_they_are(tmp_path: Path) -> None:
     modules, fusion = small_backbones(), random_fusion(SMALL)
     encoder_id = export_unified(tmp_path / "first", fusion, {}, modules=modules, image_size=32)
     encoder = Encoder.load(tmp_path / "first")
-    assert (encoder.dim, encoder.image_size) == (8, 32)
+    assert (encoder.dim, encoder.image_size) == (7, 32)
     red, blue = (np.full((32, 32, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
     found = encoder.encode(["red", None], [red, blue])
     np.testing.assert_allclose(np.linalg.norm(found["fused"], axis=1), 1, atol=1e-5)
@@ -248,13 +248,13 @@ def test_a_fusion_comes_back_in_half_precision(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "shape", "message"),
     [
-        (lambda t: t.pop("out.weight"), {}, r"out\.weight is missing, its shape demands \(8, 8\)"),
+        (lambda t: t.pop("out.weight"), {}, r"out\.weight is missing, its shape demands \(7, 8\)"),
         (lambda t: t.update(extra=torch.ones(1)), {}, r"extra is \(1,\), its shape demands no such tensor"),
         (lambda t: t.update({"cls": torch.ones(9)}), {}, r"cls is \(9,\), its shape demands \(8,\)"),
         (lambda t: t["cls"].fill_(float("nan")), {}, "8 of 8 numbers of cls are not finite, expected none"),
         (lambda t: t["cls"][0].fill_(float("inf")), {}, "1 of 8 numbers of cls"),
-        (lambda t: None, {"half": 5}, r"base_in\.weight is \(8, 8\), its shape demands \(8, 10\)"),
-        (lambda t: None, {"half": "leave out"}, r"the shape is .*, expected .*'half': 128"),
+        (lambda t: None, {"text_half": 5}, r"base_in\.weight is \(8, 7\), its shape demands \(8, 9\)"),
+        (lambda t: None, {"text_half": "leave out"}, r"the shape is .*, expected .*'text_half': 96"),
         (lambda t: None, {"layers": 10**9}, "the shape is"),
         (lambda t: None, {"width": 10**9}, "the shape is"),
         (lambda t: None, {"heads": 3}, "the shape is"),
@@ -285,7 +285,7 @@ def test_foreign_bytes_are_refused(saved: Path, how: str) -> None:
 def test_weights_that_half_precision_cannot_hold_are_not_written(tmp_path: Path) -> None:
     fusion = random_fusion(SMALL)
     fusion.out.bias.data[0] = 1e6
-    with pytest.raises(IntegrityError, match=r"1 of 8 numbers of out\.bias are not finite"):
+    with pytest.raises(IntegrityError, match=r"1 of 7 numbers of out\.bias are not finite"):
         save_fusion(fusion, tmp_path / "fusion.safetensors", {})
     assert not list(tmp_path.iterdir())
 

@@ -28,7 +28,7 @@ from samestyle.training.variants import variants_of
 
 ROOT = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)  # networks of a few hundred numbers
-SHAPE = FusionShape(half=4, image_width=6, text_width=5, width=8, heads=2)
+SHAPE = FusionShape(image_half=4, text_half=3, image_width=6, text_width=5, width=8, heads=2)
 SETTINGS = Train(batch=8, steps=6, warmup=2, evaluate_every=3, learning_rate=0.01)
 CONTENTS, GROUPS = 40, 10
 
@@ -38,7 +38,7 @@ def made_features(rows: int = CONTENTS, seed: int = 0) -> Features:
     random = np.random.default_rng(seed)
     has_image = np.arange(rows) != 0
     lengths = random.integers(2, 6, rows) * (np.arange(rows) != 1)
-    image, text = random.standard_normal((2, rows, 4)), random.standard_normal((rows, 4))
+    image, text = random.standard_normal((2, rows, 4)), random.standard_normal((rows, 3))
     tokens = random.standard_normal((2, rows, 16, 6)) * has_image[:, None, None]
     return Features(
         (image * has_image[:, None]).astype(np.float32),
@@ -395,7 +395,7 @@ def test_features_come_back_from_parquet_as_they_were(tmp_path):
     random = np.random.default_rng(0)
 
     def encoded(rows: int, tokens: int) -> Encoded:
-        image, text = random.standard_normal((2, rows, 4)).astype(np.float32)
+        image, text = (random.standard_normal((rows, half)).astype(np.float32) for half in (4, 3))
         photo = random.standard_normal((rows, 16, 6)).astype(np.float16).astype(np.float32)
         words = random.standard_normal((rows, tokens, 5)).astype(np.float16).astype(np.float32)
         return Encoded(image, photo, np.ones((rows, 16), np.float32), text, words, np.ones((rows, tokens), np.float32))
@@ -406,7 +406,7 @@ def test_features_come_back_from_parquet_as_they_were(tmp_path):
         files.append(tmp_path / f"{number}.parquet")
         batch = feature_batch(rows, titles, photos)
         pq.write_table(to_table(batch), files[-1])
-    found = pack_features(files, tmp_path / "packed", Widths(4, 6, 5, 2))
+    found = pack_features(files, tmp_path / "packed", Widths(4, 3, 6, 5, 2))
     assert found.has_image.tolist() == [False, True, True, False]
     assert found.has_text.tolist() == [True, False, True, False]
     np.testing.assert_array_equal(found.image[:, 2], photos[2].image)

@@ -30,7 +30,7 @@ def test_calibration_registers_a_candidate_and_never_promotes_it(spark, night, t
     code, printed = call(root)
     assert code == 2
     assert "there is too little to calibrate on. image: " in printed
-    assert "expected at least 512" in printed
+    assert "expected at least 640" in printed
     assert list_encoders(store) == [current]
 
     # 700 titles, of which 600 are drawn, and no photo.

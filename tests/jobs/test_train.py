@@ -13,18 +13,22 @@ import pytest
 import torch
 
 from jobs import train
+from samestyle.encoder.dual_stream import export_dual_stream
 from samestyle.encoder.export import export_late_fusion, export_unified
+from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.fusion import Fusion, FusionShape
 from samestyle.encoder.registry import EncoderReference, current_encoder, encoder_manifest, evaluations, local_copy
+from samestyle.encoder.sources import Sources
 from samestyle.encoder.weights import load_fusion
 from samestyle.errors import InputError, UsageError
 from samestyle.release.store import open_store
 from samestyle.settings import Embed
 from samestyle.tables import schemas
+from samestyle.tables.training import check_packaged
 from samestyle.tables.training_data import check_counts, check_photos
 from samestyle.tables.warehouse import Warehouse
 from samestyle.training.loop import Trainer
-from samestyle.training.photos import to_png
+from samestyle.training.photos import from_png, to_png
 
 ROOT = Path(__file__).resolve().parents[2]
 STYLES, A_STYLE = 8, 3
@@ -117,6 +121,49 @@ def test_a_candidate_comes_out_with_its_card_evaluation_and_report(shop):
     assert {path.suffix for path in shop.folder.iterdir()} == {".json", ".html"}
     encoder = EncoderReference(store, new).load()
     assert encoder.encode(["a mug"], [None])["fused"].shape == (1, 256)
+
+
+@pytest.fixture
+def clip(tmp_path, monkeypatch) -> Path:
+    """An encoder of kind dual_stream, over a small checkpoint with random weights."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "core")
+    import checkpoints
+
+    checkpoints.save_clip(tmp_path / "clip")
+    export_dual_stream(tmp_path / "dual_stream", tmp_path / "clip")
+    return tmp_path / "dual_stream"
+
+
+def test_the_candidate_of_a_dual_stream_has_a_trained_head(spark, shop, clip):
+    # Without validation, so that the last weights are kept.
+    shop.write_pairs(spark, [pair for style in range(STYLES) for pair in pairs_of(style, "train")])
+    chosen, first = f"encoder.path={clip}", EncoderFiles.open(clip).encoder_id
+    code, printed = shop.train(chosen)
+    assert code == 0, printed
+    assert "starts from a new head, the plain sum" in printed
+    assert "features of 24 contents take at most 0.00 GiB" in printed
+    new, store = shop.record("training")["encoder_id"], open_store(shop.root / "store")
+    files = EncoderFiles.open(local_copy(store, new))
+    assert files.has_head
+    assert (files.manifest["base"], files.manifest["training_digest"]) == (first, shop.record("data")["digest"])
+    photos = [from_png(np.frombuffer(photo(item), np.uint8))[:32, :32] for item in (0, 9)]
+    before, after = (EncoderReference(store, one).load().encode(["a mug", "lamp"], photos) for one in (first, new))
+    for view in ("image", "text"):
+        np.testing.assert_array_equal(before[view], after[view])
+    assert not np.allclose(before["fused"], after["fused"], atol=1e-5)
+
+    code, printed = shop.train(chosen, "train.depth=backbones")
+    assert code == 2
+    assert "is of kind dual_stream, whose networks are never trained" in printed
+
+
+def test_through_the_backbones_only_what_is_packaged_is_trained():
+    packaged = {"kind": "unified", "sources": Sources.find().digests()}
+    check_packaged("one", packaged)
+    for changed, told in (("transform", "has a projection of its own"), ("image_weights", "has backbones of its own")):
+        foreign = packaged | {"sources": packaged["sources"] | {changed: "another"}}
+        with pytest.raises(UsageError, match=f"encoder one {told}.*train.depth=fusion"):
+            check_packaged("one", foreign)
 
 
 def test_a_killed_run_goes_on_and_two_processes_agree_with_one(spark, shop, monkeypatch):

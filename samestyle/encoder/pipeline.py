@@ -1,0 +1,273 @@
+"""What one worker does with contents: photos are fetched and decoded while others are encoded and written.
+
+    contents -> fetch, decode (threads) -> groups -> forward (one thread) -> the caller, who writes
+
+The caller's thread moves rows from one stage to the next, and each stage has a bounded number of them under way, so
+that a slow one holds up those before it and memory does not grow. Threads, because the libraries that do the work
+(sockets, Pillow, OpenCV, ONNX Runtime) let others run meanwhile.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from samestyle.catalogue.fetch import FetchPolicy, fetch
+from samestyle.catalogue.images import DecodeLimits, decode_image
+from samestyle.encoder.contents import Content, Decode, Outcome, batches, prepared
+
+STAGES = ("read", "fetch", "decode", "forward", "write")
+# Batches that go to the encoder at once: it sorts their titles by length, so that less is filled up.
+GROUP = 4
+# Rows that a thread takes at once: handing over one at a time costs more than reading a small file.
+HANDFUL = 4
+# Groups at the encoder: the one it works on, and the next.
+AT_ENCODER = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Views = Mapping[str, np.ndarray]
+Count = Callable[[int, int, Mapping[str, float]], None]
+
+
+class Model(Protocol):
+    """What a pipeline needs of an encoder; samestyle.encoder.runtime.Encoder is one."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def views(self) -> Sequence[str]: ...
+
+    def encode(
+        self,
+        titles: Sequence[str | None],
+        images: Sequence[np.ndarray | None],
+        views: Sequence[str] = ...,
+        batch_size: int = ...,
+    ) -> Views: ...
+
+
+class Embedded(NamedTuple):
+    """Contents that were encoded together. vectors: {view: (rows, dim) float32}, zero where there is none."""
+
+    contents: list[Content]
+    outcomes: list[Outcome]
+    vectors: Views
+
+
+class Busy:
+    """Seconds that each stage was at work, divided by how many can be at once: of what has most there was least."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def timed(self, stage: str, places: int = 1) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            with self._lock:
+                self._seconds[stage] += seconds / places
+
+    def take(self) -> dict[str, float]:
+        """What has come together since the last call."""
+        with self._lock:
+            taken, self._seconds = self._seconds, dict.fromkeys(STAGES, 0.0)
+        return taken
+
+    def reading(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; waiting for them counts as `read`."""
+        rest = iter(items)
+        while True:
+            with self.timed("read"):
+                item = next(rest, None)
+            if item is None:
+                return
+            yield item
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How a worker goes about it; small and picklable, so it travels in closures.
+
+    fetches     photos on their way at once; each may hold policy.max_bytes
+    decodes     photos decoded at once; DecodeLimits says what each may take
+    batch_size  rows a forward pass
+    threads     of ONNX Runtime
+    """
+
+    policy: FetchPolicy
+    limits: DecodeLimits
+    fetches: int = 16
+    decodes: int = 2
+    batch_size: int = 32
+    threads: int = 1
+
+    def run(
+        self, contents: Iterable[Content], model: Model, count: Count | None = None, decode: Decode | None = None
+    ) -> Iterator[Embedded]:
+        """All contents with their outcomes, in groups, as they become ready.
+
+        `decode` replaces decode_image. count(rows, rejected, busy seconds by stage) is told of every group. Closing the
+        iterator ends all threads; so does an error, which is raised here: SamestyleError of `decode`, what iterating
+        over `contents` raises, what the model raises for every row of a group.
+        """
+        busy, size = Busy(), GROUP * self.batch_size
+        decode = decode or partial(decode_image, limits=self.limits, size=model.image_size)
+        prepare = partial(prepare_timed, fetch=self._fetch(busy), decode=self._decode(decode, busy))
+        forward = partial(encode_timed, model=model, batch_size=self.batch_size, busy=busy)
+        with pool(self.fetches, "fetch") as fetchers, pool(1, "forward") as encoder:
+            # Enough for a whole group to become ready while another one is encoded.
+            handfuls = batches(busy.reading(contents), HANDFUL)
+            ready = chain.from_iterable(finished(prepare, handfuls, fetchers, size // HANDFUL + self.fetches))
+            for embedded in finished(forward, batches(ready, size), encoder, AT_ENCODER):
+                with busy.timed("write"):
+                    yield embedded
+                if count:
+                    rejected = sum(one.outcome == "rejected" for one in embedded.outcomes)
+                    count(len(embedded.outcomes), rejected, busy.take())
+
+    def _fetch(self, busy: Busy) -> Callable[[str], bytes]:
+        def timed_fetch(uri: str) -> bytes:
+            with busy.timed("fetch", self.fetches):
+                return fetch(uri, self.policy)
+
+        return timed_fetch
+
+    def _decode(self, decode: Decode, busy: Busy) -> Decode:
+        places = threading.BoundedSemaphore(self.decodes)
+
+        def timed_decode(data: bytes) -> np.ndarray:
+            with places, busy.timed("decode", self.decodes):
+                return decode(data)
+
+        return timed_decode
+
+
+def prepare_timed(
+    contents: list[Content], fetch: Callable[[str], bytes], decode: Decode
+) -> list[tuple[Content, Outcome]]:
+    return [(content, prepared(content, fetch, decode)) for content in contents]
+
+
+def encode_timed(rows: list[tuple[Content, Outcome]], model: Model, batch_size: int, busy: Busy) -> Embedded:
+    with busy.timed("forward"):
+        contents, outcomes = (list(part) for part in zip(*rows, strict=True))
+        return Embedded(contents, outcomes, encode(contents, outcomes, model, batch_size))
+
+
+@contextmanager
+def pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are gone when the block is left, by an error too; what has not begun then is dropped."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def finished(
+    work: Callable[[Item], Result], items: Iterable[Item], executor: ThreadPoolExecutor, under_way: int
+) -> Iterator[Result]:
+    """What `work` makes of the items, in the order in which it is ready; at most so many `under_way`.
+
+    Raises what `work` and `items` raise.
+    """
+    done: SimpleQueue[Future[Result]] = SimpleQueue()
+    waiting = 0
+    for item in items:
+        executor.submit(work, item).add_done_callback(done.put)
+        waiting += 1
+        if waiting == under_way:
+            yield done.get().result()
+            waiting -= 1
+    for _ in range(waiting):
+        yield done.get().result()
+
+
+def in_order(numbered: Iterable[tuple[int, Item]]) -> Iterator[Item]:
+    """Items by their numbers, 0, 1, ..., each of which comes once; those that are early wait."""
+    early: dict[int, Item] = {}
+    following = 0
+    for number, item in numbered:
+        early[number] = item
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+# --- forward
+
+
+def encode(contents: Sequence[Content], outcomes: Sequence[Outcome], model: Model, batch_size: int) -> Views:
+    """{view: (rows, dim) float32}, zero where there is none. Rows that the model cannot encode become rejected.
+
+    Raises what the model raises where it does so for each of several rows: that is no row's fault.
+    """
+    vectors = {view: np.zeros((len(contents), model.dim), np.float32) for view in model.views}
+    wanted = [row for row, outcome in enumerate(outcomes) if outcome.wanted]
+    errors: dict[int, Exception] = {}
+
+    def forward(rows: list[int]) -> Views:
+        titles, images = [contents[row].title for row in rows], [outcomes[row].pixels for row in rows]
+        return model.encode(titles, images, batch_size=batch_size)
+
+    for rows, found in attempts(wanted, forward):
+        if isinstance(found, Exception):
+            errors[rows[0]] = found
+            continue
+        for view, values in found.items():
+            vectors[view][rows] = values
+    if len(errors) == len(wanted) > 1:
+        raise errors[wanted[-1]]
+    for row, error in errors.items():
+        outcomes[row].reject("not_encodable", f"{type(error).__name__}: {error}", transient=True)
+    reject_without_direction(vectors, outcomes)
+    return vectors
+
+
+def attempts(rows: list[int], work: Callable[[list[int]], Views]) -> Iterator[tuple[list[int], Views | Exception]]:
+    """What `work` makes of the rows, halved where it fails, down to a row alone with its error.
+
+    So a row that cannot be encoded costs itself, and what was too much for the memory gets through in parts.
+    """
+    if not rows:
+        return
+    found: Views | Exception
+    try:
+        found = work(rows)
+    except Exception as error:
+        found = error
+    if isinstance(found, Exception) and len(rows) > 1:
+        middle = len(rows) // 2
+        yield from attempts(rows[:middle], work)
+        yield from attempts(rows[middle:], work)
+    else:
+        yield rows, found
+
+
+def reject_without_direction(vectors: Views, outcomes: Sequence[Outcome]) -> None:
+    """Neither NaN nor a row without any vector may get into an index. Pixels have served and are dropped."""
+    finite = np.all([np.isfinite(values).all(axis=1) for values in vectors.values()], axis=0)
+    some = np.any([values.any(axis=1) for values in vectors.values()], axis=0)
+    for row, outcome in enumerate(outcomes):
+        outcome.pixels = None
+        if outcome.wanted and not (finite[row] and some[row]):
+            outcome.reject("not_encodable", "the encoder gave it no direction")
+    for values in vectors.values():
+        values[~finite] = 0
