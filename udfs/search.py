@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 
 from samestyle.evaluation.recall import EXACT
-from samestyle.index.exact import exact_search
 from samestyle.index.shard import OpenShard, open_shard
 from samestyle.release.manifest import PlacedShard
 from samestyle.release.store import Store
@@ -29,13 +28,13 @@ def vector_sampler(shards: Sequence[PlacedShard], store: Store, sample: int, see
     """
     totals: dict[int, int] = {}
     for one in shards:
-        totals[one.index] = totals.get(one.index, 0) + one.shard.nodes
+        totals[one.index] = totals.get(one.index, 0) + one.shard.living
 
     def draw(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for number, index, opened in opened_shards(batches, shards, store):
-            share = -(-sample * opened.nodes // totals[index])
-            labels = np.random.default_rng([seed, number]).integers(opened.nodes, size=share)
-            vectors = list(np.asarray(opened.graph.get_items(labels), dtype=np.float32))
+            share = -(-sample * len(opened.living) // totals[index])
+            labels = np.random.default_rng([seed, number]).choice(opened.living, size=share)
+            vectors = list(opened.vectors(labels))
             yield pa.RecordBatch.from_arrays(
                 [constant(index, share), pa.array(vectors, pa.list_(pa.float32()))], names=["index", "vector"]
             )
@@ -54,7 +53,7 @@ def recall_measurer(
     def measure(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _, index, opened in opened_shards(batches, shards, store):
             asked = queries[index]
-            yield scores_batch(index, EXACT, exact_search(opened.vectors(), asked, k)[1])
+            yield scores_batch(index, EXACT, opened.search_exactly(asked, k)[1])
             for ef in efs:
                 yield scores_batch(index, ef, opened.search(asked, k, ef)[1])
 
@@ -76,7 +75,7 @@ def candidate_finder(shards: Sequence[PlacedShard], store: Store, k: int, efs: l
             opened = opened or fetch_shard(store, one)
             vectors = np.stack(batch.column("vector").to_numpy(zero_copy_only=False)).astype(np.float32)
             if efs is None:
-                labels, scores = exact_search(opened.vectors(), vectors, k + 1)
+                labels, scores = opened.search_exactly(vectors, k + 1)
             else:
                 labels, scores = opened.search(vectors, k + 1, efs[one.index])
             yield candidates_batch(one.index, opened, batch.column("query_id"), labels, scores)

@@ -1,17 +1,18 @@
 """Build one shard: a stock hnswlib file, and beside it the item file that says which items a node stands for."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import hnswlib
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from samestyle.errors import IntegrityError, SamestyleError
 from samestyle.index.health import find_orphans, repair_orphans
+from samestyle.index.items import check_count, write_items
 from samestyle.index.nodes import SPACE, GraphParameters
 
 
@@ -35,9 +36,9 @@ def build_shard(
 ) -> BuiltShard:
     """Stream rows into a graph and its item file.
 
-    batches: one row an item, ordered by (label, item_id). `vector` (float32 list, `dim` long) is set on the first row
-    of each label and null on the rest; the other columns go to the item file as they are. Labels are 0..nodes-1 in the
-    order of insertion, which the caller has shuffled with a seed.
+    batches: ordered by label, for each first the node and then its items, by item_id. A node's row has its `vector`
+    (float32 list, `dim` long) and names one of its items; an item's row has none, and its other columns go to the item
+    file as they are. Labels are 0..nodes-1 in the order of insertion, which the caller has shuffled with a seed.
     Raises VectorError for a vector that is not finite, not of unit length or of another dimension; IntegrityError where
     the written file does not hold what was inserted (hnswlib itself is silent about a full disk).
     """
@@ -45,37 +46,33 @@ def build_shard(
     index.init_index(nodes, graph.m, graph.ef_construction, graph.seed)
     index.set_num_threads(1)  # several threads would make another graph each time
     digest = hashlib.sha256()
-    items = 0
-    writer: pq.ParquetWriter | None = None
-    try:
-        for batch in batches:
-            insert(index, batch, graph, digest)
-            members = batch.drop_columns(["vector"])
-            writer = writer or pq.ParquetWriter(items_path, members.schema, compression="zstd")
-            writer.write_batch(members)
-            items += batch.num_rows
-    finally:
-        if writer:
-            writer.close()
-    if index.get_current_count() != nodes:
-        raise IntegrityError(
-            f"{graph_path.name}: {index.get_current_count()} nodes came, {nodes} were announced: "
-            "the tables changed between counting and building; run build_index again"
-        )
+    counts = write_items(inserted(index, batches, graph, digest), nodes, items_path)
+    check_count(graph_path, index.get_current_count(), nodes)
     found = find_orphans(index)
     left = repair_orphans(index, found)
     index.save_index(str(graph_path))
-    check_written(graph_path, index, graph)
-    return BuiltShard(nodes, items, len(found), len(left), digest.hexdigest())
+    size, sample = index.index_file_size(), sample_of(index)
+    del index  # it would stay in memory beside the file that is opened for comparison
+    check_written(graph_path, size, sample, nodes)
+    return BuiltShard(nodes, counts.items, len(found), len(left), digest.hexdigest())
+
+
+def inserted(
+    index: hnswlib.Index, batches: Iterable[pa.RecordBatch], graph: GraphParameters, digest
+) -> Iterator[pa.RecordBatch]:
+    """Insert the nodes that come, and pass on the items."""
+    for batch in batches:
+        is_node = batch.column("vector").is_valid()
+        insert(index, batch.filter(is_node), graph, digest)
+        yield batch.drop_columns(["vector"]).filter(pc.invert(is_node))
 
 
 def insert(index: hnswlib.Index, batch: pa.RecordBatch, graph: GraphParameters, digest) -> None:
-    """Add the batch's new nodes in bounded portions: one huge add has been seen to corrupt an index."""
-    first = batch.filter(batch.column("vector").is_valid())
-    if first.num_rows == 0:
+    """Add these nodes in bounded portions: one huge add has been seen to corrupt an index."""
+    if batch.num_rows == 0:
         return
-    vectors = unit_vectors(first, graph.dim)
-    labels = np.ascontiguousarray(first.column("label").to_numpy(zero_copy_only=False))
+    vectors = unit_vectors(batch, graph.dim)
+    labels = np.ascontiguousarray(batch.column("label").to_numpy(zero_copy_only=False))
     # Row by row, so that the digest does not depend on how the rows were batched.
     digest.update(np.hstack([labels[:, None].view(np.uint8), vectors.view(np.uint8)]).tobytes())
     for start in range(0, len(labels), graph.add_rows):
@@ -103,18 +100,20 @@ def unit_vectors(batch: pa.RecordBatch, dim: int) -> np.ndarray:
     return vectors
 
 
-def check_written(path: Path, built: hnswlib.Index, graph: GraphParameters) -> None:
+def sample_of(index: hnswlib.Index) -> np.ndarray:
+    """Up to 100 vectors, (sample, dim) float32, by evenly spread labels."""
+    nodes = index.get_current_count()
+    return np.asarray(index.get_items(np.linspace(0, nodes - 1, num=min(100, nodes), dtype=np.int64)), dtype=np.float32)
+
+
+def check_written(path: Path, expected: int, sample: np.ndarray, nodes: int) -> None:
     """Open the file as a reader would and compare: save_index raises nothing when the disk is full."""
     size = path.stat().st_size if path.exists() else 0
-    expected = built.index_file_size()
     if size != expected:
         raise IntegrityError(f"{path} has {size} bytes, {expected} were to be written: is the disk full?")
-    reopened = hnswlib.Index(space=SPACE, dim=graph.dim)
+    reopened = hnswlib.Index(space=SPACE, dim=sample.shape[1])
     reopened.load_index(str(path))
-    if reopened.get_current_count() != built.get_current_count():
-        raise IntegrityError(
-            f"{path} holds {reopened.get_current_count()} nodes, {built.get_current_count()} were written: build again"
-        )
-    sample = np.linspace(0, built.get_current_count() - 1, num=min(100, built.get_current_count()), dtype=np.int64)
-    if not np.array_equal(reopened.get_items(sample), built.get_items(sample)):
+    if reopened.get_current_count() != nodes:
+        raise IntegrityError(f"{path} holds {reopened.get_current_count()} nodes, {nodes} were written: build again")
+    if not np.array_equal(sample_of(reopened), sample):
         raise IntegrityError(f"{path} gives back other vectors than were written: build again")

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 SPACE = "ip"
 # Unit vectors of float32 are equal to about this much; closer distances count as ties.
 TIE = 1e-6
+# Measured bytes a vector beyond the file's: its lock, level, entry in the table of labels, allocations.
+OVERHEAD = 160
+# Measured bytes of a worker before it builds: Python with numpy, pyarrow and hnswlib.
+PROCESS = 180 * 2**20
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,14 @@ class GraphParameters:
     add_rows: int = 10_000
 
     def bytes_per_vector(self) -> int:
-        """Resident bytes a vector: hnswlib's level 0, label, upper layers (1/m of a level each), allocation overhead.
+        """Resident bytes a vector: the file's layout, and what hnswlib keeps beside it in memory."""
+        upper = (4 * self.m + 4) / (self.m - 1)  # a node in m has a level more
+        return round(4 + 8 * self.m + 4 * self.dim + 8 + upper + OVERHEAD)
 
-        The file's layout gives 4 + 8m + 4 dim + 8; resident memory was measured 1.25 times that.
-        """
-        return round(1.25 * (4 + 8 * self.m + 4 * self.dim + 8))
+    def build_bytes(self, nodes: int) -> int:
+        """Resident bytes of the process that builds a shard of so many nodes."""
+        return PROCESS + 3 * 4 * self.dim * min(nodes, self.add_rows) + nodes * self.bytes_per_vector()
+
+    def rows_within(self, memory: int) -> int:
+        """The most nodes of a shard whose building fits `memory` bytes; 0 where none does."""
+        return max(0, memory - self.build_bytes(0) - 3 * 4 * self.dim * self.add_rows) // self.bytes_per_vector()

@@ -9,35 +9,48 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samestyle.errors import IntegrityError
-from samestyle.index.exact import exact_search
+from samestyle.index.exact import BLOCK, exact_search_blocks
+from samestyle.index.items import living_labels
 from samestyle.index.nodes import SPACE
 
 
 @dataclass
 class OpenShard:
-    """`items` has one row an item, ordered by label; `first_row[label]` is the first of a node's rows."""
+    """`items` has one row an item, ordered by label; `first_row[label]` is the first of a node's rows.
+
+    living: labels (int64, rising) of the nodes with a living item. The others are never found.
+    """
 
     graph: hnswlib.Index
     items: pa.Table
     first_row: np.ndarray
+    living: np.ndarray
 
     @property
     def nodes(self) -> int:
+        """Living and dead ones."""
         return len(self.first_row) - 1
 
-    def vectors(self) -> np.ndarray:
-        """All vectors, (nodes, dim) float32, by label."""
-        return np.asarray(self.graph.get_items(np.arange(self.nodes)), dtype=np.float32)
+    def vectors(self, labels: np.ndarray | None = None) -> np.ndarray:
+        """Vectors of living nodes, (nodes, dim) float32; of all by default."""
+        return np.asarray(self.graph.get_items(self.living if labels is None else labels), dtype=np.float32)
 
     def search(self, queries: np.ndarray, k: int, ef: int) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (int64) and cosines (float32), both (queries, min(k, nodes)), best first."""
-        k = min(k, self.nodes)
+        """Labels (int64) and cosines (float32), both (queries, min(k, living nodes)), best first."""
+        k = min(k, len(self.living))
+        if k == 0:
+            return self.search_exactly(queries, k)
         self.graph.set_ef(max(ef, k))
         try:
             labels, distances = self.graph.knn_query(queries, k=k, num_threads=1)
         except RuntimeError:  # hnswlib's way of saying that it reaches fewer than k
-            return exact_search(self.vectors(), queries, k)
+            return self.search_exactly(queries, k)
         return labels.astype(np.int64), (1 - distances).astype(np.float32)
+
+    def search_exactly(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `search` would return if the graph were perfect."""
+        parts = (self.living[start : start + BLOCK] for start in range(0, len(self.living), BLOCK))
+        return exact_search_blocks(((part, self.vectors(part)) for part in parts), queries, k)
 
     def members(self, label: int) -> slice:
         """Rows of `items` that a node stands for."""
@@ -55,4 +68,7 @@ def open_shard(graph_path: Path, items_path: Path, dim: int, nodes: int) -> Open
             f"{graph_path.name} has {graph.get_current_count()} nodes and its item file {len(np.unique(labels))}, "
             f"{nodes} were recorded: the files do not belong together"
         )
-    return OpenShard(graph, items, np.searchsorted(labels, np.arange(nodes + 1)))
+    living = living_labels(items)
+    for label in np.setdiff1d(np.arange(nodes), living):
+        graph.mark_deleted(int(label))
+    return OpenShard(graph, items, np.searchsorted(labels, np.arange(nodes + 1)), living)

@@ -1,9 +1,8 @@
-"""Build, measure and search indexes on executors; the driver sees one small row a shard or a sampled query.
+"""Measure and search indexes on executors; the driver sees one small row a shard or a sampled query.
 
 The functions that workers run come from udfs/ and are handed in, because this room knows nothing of udfs.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,77 +13,15 @@ from pyspark.sql import functions as F
 
 from samestyle.evaluation.recall import EXACT, Proportion, perturb, proportion, recalls
 from samestyle.evaluation.retrieval import style_at_1
-from samestyle.index.nodes import GraphParameters
-from samestyle.progress import say
 from samestyle.release.manifest import PlacedShard, Shard, decode
-from samestyle.tables.members import ShardRange, index_rows, plan_shards, shard_rows, with_vectors
-from samestyle.tables.modules import IndexTask
+from samestyle.tables.members import with_vectors
 from samestyle.tables.night import Night
 
 WorkerFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Record = dict[str, Any]
-BUILT = "shard int, record string"
 SAMPLED = "index int, vector array<float>"
 MEASURED = "index int, query int, ef int, scores array<float>"
 CANDIDATES = "index int, query_id string, item_id string, supplier_id string, category string, score float"
-
-
-def build_indexes(night: Night, tasks: list[IndexTask], builder: Callable[..., WorkerFunction]) -> list[Record]:
-    """Build the shards of all indexes; returns a record of each, without shards where no item has the view."""
-    seed, dim = night.settings.index.seed, night.encoder.load().dim
-    rows = index_rows(night.items(), night.embeddings(), tasks, night.clicks())
-    ranges = plan_shards(rows, tasks)
-    graphs = {
-        number: GraphParameters(dim, task.module.m, task.module.ef_construction, seed, night.settings.index.add_rows)
-        for number, task in enumerate(tasks)
-    }
-    built = build_shards(night, shard_rows(rows, ranges, seed), ranges, graphs, builder)
-    return [index_record(task, graphs[number], number, ranges, built) for number, task in enumerate(tasks)]
-
-
-def build_shards(
-    night: Night,
-    rows: DataFrame,
-    ranges: list[ShardRange],
-    graphs: dict[int, GraphParameters],
-    builder: Callable[..., WorkerFunction],
-) -> dict[int, Record]:
-    """Shard number -> what its task recorded. Every shard is one task."""
-    counts = rows.groupBy("shard").agg((F.max("label") + 1).alias("nodes")).collect()
-    nodes = {row["shard"]: row["nodes"] for row in counts}
-    if not nodes:
-        return {}
-    graph_of = {part.first + n: graphs[part.index] for part in ranges for n in range(part.count)}
-    # By id: a hash of the shard number would put several shards into one task.
-    parted = rows.repartitionById(len(graph_of), F.col("shard")).sortWithinPartitions("shard", "label", "item_id")
-    built = parted.mapInArrow(builder(graph_of, nodes, night.store), BUILT).collect()
-    return {row["shard"]: json.loads(row["record"]) for row in built}
-
-
-def index_record(
-    task: IndexTask, graph: GraphParameters, number: int, ranges: list[ShardRange], built: dict[int, Record]
-) -> Record:
-    """What the manifest will say of an index; shards are numbered from 0 within it."""
-    own = [(part.first + n, part.key) for part in ranges if part.index == number for n in range(part.count)]
-    own = [(shard, key) for shard, key in own if shard in built]  # a shard that no node's hash fell into
-    shards = [shard_record(n, key or None, built[shard]) for n, (shard, key) in enumerate(own)]
-    say(f"built {task.label}: {sum(shard['nodes'] for shard in shards):,} nodes in {len(shards)} shards")
-    return {
-        "module": task.name,
-        "view": task.view,
-        "dim": graph.dim,
-        "m": graph.m,
-        "ef_construction": graph.ef_construction,
-        "shard_by": task.module.shard_by,
-        "where": task.where,
-        "shards": shards,
-    }
-
-
-def shard_record(number: int, key: str | None, built: Record) -> Record:
-    """What the manifest will say of a shard. All shards are built anew each night: nothing is dead or frozen yet."""
-    names = ("graph", "items_file", "nodes", "items", "seed", "insertion_digest", "orphans")
-    return {"shard": number, "key": key, "dead_share": 0.0, "frozen": False} | {name: built[name] for name in names}
 
 
 def search_shards(records: list[Record]) -> list[PlacedShard]:

@@ -4,7 +4,6 @@ All indexes of a night go through together: one pass over the items, one Spark j
 index does not wait for a large one.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,30 +13,37 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from samestyle.errors import UsageError
+from samestyle.index.segments import Filling
 from samestyle.release.manifest import VIEWS
 from samestyle.tables.modules import IndexTask
 
 ITEM_COLUMNS = ("item_id", "supplier_id", "category", "attributes")
+NODE = ("index", "key", "node_key")
+# (index, key, slot) -> (nodes, those with an item of tonight); slot None: new.
+NodeCounts = dict[tuple[int, str, int | None], tuple[int, int]]
+# The nodes of the parent's shards; a slot is a shard's place among them.
+HELD = "index int, key string, slot int, label long, node_key string"
 
 
 @dataclass(frozen=True)
-class ShardRange:
-    """The shards of one key of one index: `count` of them, numbered over all indexes of the night from `first` on."""
+class Placement:
+    """What becomes of the parent's shards, in numbers of tonight's, which count over all indexes.
 
-    index: int
-    key: str
-    first: int
-    count: int
+    kept: (slot, shard) of those that stay. fillings: (index, shard of its first one, what is built).
+    """
+
+    kept: tuple[tuple[int, int], ...]
+    fillings: tuple[tuple[int, int, Filling], ...]
 
 
 def index_rows(
     items: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask], clicks: DataFrame | None
 ) -> DataFrame:
-    """One row an item and index that it belongs to: index (its number in `tasks`), key, node_key, vector, item columns.
+    """One row an item and index that it belongs to: NODE (index is its number in `tasks`), what serves it, the item.
 
     Raises UsageError where a module's filter cannot be evaluated.
     """
-    served = with_vectors(with_attributes(items.where("content_key is not null")), embeddings)
+    served = with_views(with_attributes(items.where("content_key is not null")), embeddings)
     if clicks is not None:
         clicked = clicks.join(items, "item_id").select("category", F.lit(True).alias("is_clicked")).distinct()
         served = served.join(F.broadcast(clicked), "category", "left")
@@ -45,6 +51,18 @@ def index_rows(
     exploded = F.explode(F.filter(F.array(*entries), lambda one: one.isNotNull()))
     columns = ["content_key", "served_at", *ITEM_COLUMNS]
     return served.select(*columns, exploded.alias("entry")).select(*columns, "entry.*")
+
+
+def with_views(items: DataFrame, embeddings: DataFrame) -> DataFrame:
+    """Items with what the attempt that serves them has vectors of: the vectors themselves would travel for nothing."""
+    attempts = embeddings.select(
+        "content_key",
+        F.col("embedded_at").alias("served_at"),
+        "title_hash",
+        "image_digest",
+        *[F.col(f"{view}_vector").isNotNull().alias(f"has_{view}_vector") for view in VIEWS],
+    )
+    return items.join(attempts, ["content_key", "served_at"])
 
 
 def with_vectors(items: DataFrame, embeddings: DataFrame) -> DataFrame:
@@ -72,8 +90,7 @@ def attribute_names(items: DataFrame) -> list[str]:
 
 def entry(served: DataFrame, number: int, task: IndexTask) -> Column:
     """The item's place in one index, null where it has none."""
-    vector = F.col(f"{task.view}_vector")
-    belongs = vector.isNotNull()
+    belongs = F.col(f"has_{task.view}_vector")
     if task.where is not None:
         belongs = belongs & checked_filter(served, task)
     if task.module.scope == "clicked_categories":
@@ -83,7 +100,6 @@ def entry(served: DataFrame, number: int, task: IndexTask) -> Column:
         F.lit(number).alias("index"),
         F.coalesce(key, F.lit("")).alias("key"),
         node_key(task.view).alias("node_key"),
-        vector.alias("vector"),
     )
     return F.when(belongs, place)
 
@@ -100,54 +116,84 @@ def checked_filter(served: DataFrame, task: IndexTask) -> Column:
 
 def node_key(view: str) -> Column:
     """Digest of what was really encoded, so that one photo under two URIs is one node."""
-    image = F.when(F.col("image_vector").isNotNull(), F.col("image_digest"))
-    title = F.when(F.col("text_vector").isNotNull(), F.col("title_hash"))
+    image = F.when(F.col("has_image_vector"), F.col("image_digest"))
+    title = F.when(F.col("has_text_vector"), F.col("title_hash"))
     both = F.sha2(F.concat_ws("|", F.coalesce(title, F.lit("")), F.coalesce(image, F.lit(""))), 256)
     return {"image": image, "text": title, "fused": both}[view]
 
 
-def plan_shards(rows: DataFrame, tasks: Sequence[IndexTask]) -> list[ShardRange]:
-    """How many shards each index and key needs. Collects one row an index and key, not a node."""
-    counts = rows.groupBy("index", "key").agg(F.count_distinct("node_key").alias("nodes")).collect()
-    ranges, first = [], 0
-    for row in sorted(counts, key=lambda row: (row["index"], row["key"])):
-        count = math.ceil(row["nodes"] / tasks[row["index"]].module.shard_rows)
-        ranges.append(ShardRange(row["index"], row["key"], first, count))
-        first += count
-    return ranges
+def night_nodes(rows: DataFrame, held: DataFrame) -> DataFrame:
+    """One row a node of tonight or of the parent: NODE, source, slot, label.
 
-
-def shard_rows(rows: DataFrame, ranges: list[ShardRange], seed: int) -> DataFrame:
-    """What shards are built from, a row an item: shard, label, and what build_shard takes.
-
-    A node goes to a shard of its key by its hash; labels follow a seeded hash, because a graph whose vectors are
-    inserted cluster by cluster, as category-sorted tables are, loses vectors. `vector` stands on a label's first row.
+    source: the served_at and content_key of its vector, that of the earliest row that has it; null where no item of
+    tonight has the node. slot and label: where it stands in the parent; null where it is new. held: see HELD.
     """
-    nodes = rows.groupBy("index", "key", "node_key").agg(
-        F.min_by("vector", F.struct("served_at", "content_key")).alias("vector")
+    source = F.min(F.struct("served_at", "content_key", "item_id")).alias("source")
+    return rows.groupBy(*NODE).agg(source).join(held, list(NODE), "full_outer")
+
+
+def count_nodes(nodes: DataFrame) -> NodeCounts:
+    """Collects a row a shard of the parent, and one a key that something is new for."""
+    counts = nodes.groupBy("index", "key", "slot").agg(F.count("*").alias("nodes"), F.count("source").alias("living"))
+    return {(row["index"], row["key"], row["slot"]): (row["nodes"], row["living"]) for row in counts.collect()}
+
+
+def placed_nodes(nodes: DataFrame, placement: Placement, seed: int) -> DataFrame:
+    """Nodes with their shard and label; `nodes` is the number in the shard where it is built, null where it is kept.
+
+    Of a shard that is built, a node's hash says where it goes, and another one its label: a graph whose vectors are
+    inserted cluster by cluster, as category-sorted tables are, loses vectors. Dead nodes stay in shards that are kept.
+    """
+    spark = nodes.sparkSession
+    kept = F.broadcast(spark.createDataFrame(list(placement.kept), "slot int, shard int"))
+    stay = nodes.join(kept, "slot").select(*NODE, "source", "shard", "label", F.lit(None).cast("long").alias("nodes"))
+    moving = nodes.where("source is not null").join(kept, "slot", "left_anti").select(*NODE, "source")
+    table = [(index, f.key, shard, f.first, f.nodes, f.rows) for index, shard, f in placement.fillings]
+    fillings = spark.createDataFrame(table, "index int, key string, shard int, first int, pool long, rows long")
+    # Salted by the shard's number: what an open shard holds are the last ones by the hash that it was filled by.
+    place = F.expr("pmod(xxhash64(first, node_key), pool) div rows")
+    numbered = moving.join(F.broadcast(fillings), ["index", "key"]).withColumn(
+        "shard", (F.col("shard") + place).cast("int")
     )
-    shuffled = Window.partitionBy("shard").orderBy(F.xxhash64("node_key", F.lit(seed)), "node_key")
-    label = (F.row_number().over(shuffled) - 1).cast("long")
-    labelled = with_shard(nodes, ranges).withColumn("label", label)
-    first = F.row_number().over(Window.partitionBy("shard", "label").orderBy("item_id")) == 1
-    joined = rows.drop("vector").join(labelled, ["index", "key", "node_key"])
-    return joined.select(
-        "shard",
-        "label",
-        "node_key",
-        "item_id",
-        F.lit(True).alias("alive"),
-        "supplier_id",
-        "category",
-        "attributes",
-        F.when(first, F.col("vector")).alias("vector"),
+    of_shard = Window.partitionBy("shard")
+    shuffled = of_shard.orderBy(F.xxhash64("node_key", F.lit(seed)), "node_key")
+    label = (F.row_number().over(shuffled) - 1).cast("long").alias("label")
+    return stay.unionByName(
+        numbered.select(*NODE, "source", "shard", label, F.count("*").over(of_shard).alias("nodes"))
     )
 
 
-def with_shard(nodes: DataFrame, ranges: list[ShardRange]) -> DataFrame:
-    """Adds a node's shard: the first one of its key plus its hash, spread over that key's shards."""
-    rows = [(part.index, part.key, part.first, part.count) for part in ranges]
-    table = nodes.sparkSession.createDataFrame(rows, "index int, key string, first int, count int")
-    spread = F.col("first") + F.pmod(F.xxhash64("node_key"), F.col("count"))
-    joined = nodes.join(F.broadcast(table), ["index", "key"])
-    return joined.withColumn("shard", spread.cast("int")).drop("first", "count")
+def shard_rows(rows: DataFrame, placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask]) -> DataFrame:
+    """What shards are made from, in no order: items, a row for each dead node, and nodes to insert with their `vector`.
+
+    A dead node's row names no item and keeps its label, so that it lives again when its content returns.
+    """
+    item = {name: F.col(name) for name in ITEM_COLUMNS}
+    nothing = {name: F.lit(None).cast(rows.schema[name].dataType) for name in ITEM_COLUMNS}
+    no_vector = F.lit(None).cast("array<float>")
+    members = rows.join(placed.drop("source"), list(NODE))
+    dead = placed.where("source is null")
+    return (
+        members.select(*shard_columns(F.lit(True), item, no_vector))
+        .unionByName(dead.select(*shard_columns(F.lit(False), nothing | {"item_id": F.lit("")}, no_vector)))
+        .unionByName(
+            with_node_vectors(placed, embeddings, tasks).select(
+                *shard_columns(
+                    F.lit(None).cast("boolean"), nothing | {"item_id": F.col("source.item_id")}, F.col("vector")
+                )
+            )
+        )
+    )
+
+
+def shard_columns(alive: Column, item: dict[str, Column], vector: Column) -> list[Column]:
+    columns = [F.col(name) for name in ("shard", "nodes", "label", "node_key")]
+    return [*columns, *[item[name].alias(name) for name in ITEM_COLUMNS], alive.alias("alive"), vector.alias("vector")]
+
+
+def with_node_vectors(placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask]) -> DataFrame:
+    """The nodes of shards to build with their `vector`, that of the index's view."""
+    fresh = placed.where("nodes is not null").select("*", "source.served_at", "source.content_key")
+    views = [[number for number, task in enumerate(tasks) if task.view == view] for view in VIEWS]
+    wanted = [F.when(F.col("index").isin(own), F.col(f"{view}_vector")) for view, own in zip(VIEWS, views, strict=True)]
+    return with_vectors(fresh, embeddings).withColumn("vector", F.coalesce(*wanted))

@@ -1,8 +1,13 @@
 """Which indexes a night builds: the settings' modules and views, less what cannot be built, which is reported."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from samestyle.errors import UsageError
+from samestyle.index.nodes import GraphParameters
+from samestyle.index.segments import Limits
+from samestyle.release.manifest import Index, Manifest
 from samestyle.settings import Module, Settings, View
 
 
@@ -33,6 +38,60 @@ def index_tasks(settings: Settings, columns: list[str], notes: list[str]) -> Ite
         where = usable_filter(settings, name, columns, notes)
         for view in module.views:
             yield IndexTask(name, module, view, where)
+
+
+def graph_parameters(settings: Settings, module: Module, dim: int) -> GraphParameters:
+    index = settings.index
+    return GraphParameters(dim, module.m, module.ef_construction, index.seed, index.add_rows)
+
+
+def shard_limits(settings: Settings, module: Module, dim: int) -> Limits:
+    """How large a module's shards get, by rows and by memory. Raises UsageError where no shard fits the memory."""
+    index, rows = settings.index, module.shard_rows
+    if index.memory_gib is not None:
+        graph = graph_parameters(settings, module, dim)
+        rows = min(rows, graph.rows_within(int(index.memory_gib * 2**30)))
+        if rows < 1:
+            least = graph.build_bytes(index.add_rows) / 2**30
+            raise UsageError(f"index.memory_gib is {index.memory_gib}: the smallest shard needs {least:.2f}; raise it")
+    return Limits(rows, index.dead_max, index.dissolve_max)
+
+
+def index_of(manifest: Manifest | None, module: str, view: str) -> Index | None:
+    """A release's index, None where it has none."""
+    indexes = manifest.indexes if manifest else ()
+    return next((index for index in indexes if (index.module, index.view) == (module, view)), None)
+
+
+def rebuild_reason(
+    parent: Manifest, before: Index, settings: Settings, module: Module, dim: int, encoder_id: str
+) -> str | None:
+    """Why no shard of the parent's index can stay, with both values of what changed; None where shards can."""
+    graph, limits = graph_parameters(settings, module, dim), shard_limits(settings, module, dim)
+    pairs = {
+        "the encoder": (parent.encoder.encoder_id, encoder_id),
+        "shard_rows": (before.shard_rows, limits.rows),
+        "m": (before.m, graph.m),
+        "ef_construction": (before.ef_construction, graph.ef_construction),
+        "index.seed": (before.shards[0].seed, graph.seed),
+        "shard_by": (before.shard_by, module.shard_by),
+    }
+    return "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in pairs.items() if was != now) or None
+
+
+def shard_lines(settings: Settings, rows: int, dim: int, parent: Manifest | None, encoder_id: str) -> Iterator[str]:
+    """The plan's lines: how large shards get, as if every row were a node of every view, and which are built anew."""
+    for name, module in settings.modules.items():
+        graph, limits = graph_parameters(settings, module, dim), shard_limits(settings, module, dim)
+        memory, shards = graph.build_bytes(min(rows, limits.rows)) / 2**20, math.ceil(rows / limits.rows)
+        yield (
+            f"  build_index {name} ({', '.join(module.views)}): up to {shards} shards a view, "
+            f"{memory:,.0f} MiB of memory a shard ({graph.bytes_per_vector():,} bytes a vector)"
+        )
+        for view in module.views:
+            before = index_of(parent, name, view)
+            if parent and before and (why := rebuild_reason(parent, before, settings, module, dim, encoder_id)):
+                yield f"              every shard of {view} is built anew: {why}"
 
 
 def usable_filter(settings: Settings, name: str, columns: list[str], notes: list[str]) -> str | None:

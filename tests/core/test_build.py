@@ -6,11 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from samestyle.errors import IntegrityError
+from samestyle.errors import IntegrityError, UsageError
 from samestyle.index.build import VectorError, build_shard
 from samestyle.index.health import find_orphans
+from samestyle.index.items import write_items
 from samestyle.index.nodes import GraphParameters
 from samestyle.index.shard import open_shard
+from samestyle.settings import Index, Module, Settings
+from samestyle.tables.modules import shard_limits
 
 DIM = 16
 GRAPH = GraphParameters(dim=DIM, m=8, ef_construction=50, seed=1, add_rows=64)
@@ -22,14 +25,24 @@ def unit(rows, seed=0, dim=DIM):
 
 
 def batches(vectors, members=1, size=100):
-    """One row an item: `members` items a node, the vector on the first."""
+    """For each node its row, which has the vector, and then its `members` items."""
     rows = [
-        {"label": label, "item_id": f"item-{label}-{member}", "vector": list(vector) if member == 0 else None}
+        {
+            "label": label,
+            "item_id": f"item-{label}-{max(member, 0)}",
+            "alive": None if member < 0 else True,
+            "vector": list(vector) if member < 0 else None,
+        }
         for label, vector in enumerate(vectors)
-        for member in range(members)
+        for member in range(-1, members)
     ]
-    schema = pa.schema([("label", pa.int64()), ("item_id", pa.string()), ("vector", pa.list_(pa.float32()))])
-    return pa.Table.from_pylist(rows, schema).to_batches(max_chunksize=size)
+    columns = [
+        ("label", pa.int64()),
+        ("item_id", pa.string()),
+        ("alive", pa.bool_()),
+        ("vector", pa.list_(pa.float32())),
+    ]
+    return pa.Table.from_pylist(rows, pa.schema(columns)).to_batches(max_chunksize=size)
 
 
 def build(folder, vectors, members=1, graph=GRAPH, nodes=None, size=100):
@@ -67,6 +80,78 @@ def test_the_same_rows_and_seed_give_the_same_bytes_whatever_the_batches(tmp_pat
 def test_a_single_vector_and_equal_vectors_are_fine(tmp_path):
     assert build(tmp_path, unit(1))[0].orphans == 0
     assert build(tmp_path, np.repeat(unit(1), 50, axis=0))[0].orphans == 0
+
+
+def test_nearly_equal_vectors_are_all_found(tmp_path):
+    near = np.repeat(unit(1), 200, axis=0) + 1e-4 * np.random.default_rng(1).standard_normal((200, DIM))
+    near = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    built, graph_path, items_path = build(tmp_path, near)
+    assert built.orphans == 0
+    _, scores = open_shard(graph_path, items_path, DIM, 200).search(near, 1, 100)
+    assert (scores > 1 - 2e-6).all()
+
+
+def test_a_shard_with_fewer_nodes_than_asked_for_gives_them_all(tmp_path):
+    _, graph_path, items_path = build(tmp_path, unit(3))
+    labels, scores = open_shard(graph_path, items_path, DIM, 3).search(unit(2, seed=1), 10, 100)
+    assert labels.shape == scores.shape == (2, 3)
+    assert np.sort(labels).tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_node_without_a_living_item_is_never_found(tmp_path):
+    _, graph_path, items_path = build(tmp_path, unit(40))
+    rows = pq.read_table(items_path).to_pylist()
+    dead = [
+        {**row, "alive": row["label"] % 2 == 1, "item_id": row["item_id"] if row["label"] % 2 else ""} for row in rows
+    ]
+    counts = write_items(pa.Table.from_pylist(dead).to_batches(), 40, items_path)
+    assert (counts.items, counts.dead) == (20, 20)
+    shard = open_shard(graph_path, items_path, DIM, 40)
+    for labels, _ in (shard.search(unit(40), 30, 100), shard.search_exactly(unit(40), 30)):
+        assert set(labels.ravel().tolist()) == set(range(1, 40, 2))
+
+
+def test_an_item_file_does_not_depend_on_how_its_rows_came(tmp_path):
+    rows = pa.table({"label": np.arange(200_000), "alive": np.ones(200_000, bool)})
+    for name, size in (("a", 1000), ("b", 70_000)):
+        write_items(rows.to_batches(max_chunksize=size), 200_000, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert pq.ParquetFile(tmp_path / "a").metadata.num_row_groups == 4
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [1], [0, 1, 0]])
+def test_a_label_without_a_row_or_out_of_order_is_an_error(tmp_path, labels):
+    rows = pa.table({"label": pa.array(labels, pa.int64()), "alive": [True] * len(labels)})
+    with pytest.raises(IntegrityError, match="out of order, or one before it has no row"):
+        write_items(rows.to_batches(), 3, tmp_path / "items")
+
+
+def test_a_full_disk_is_noticed(tmp_path):
+    """hnswlib's save_index says nothing; /dev/full takes nothing."""
+    (tmp_path / "shard.hnsw").symlink_to("/dev/full")
+    with pytest.raises(IntegrityError, match=r"has 0 bytes, \d+ were to be written: is the disk full"):
+        build(tmp_path, unit(20))
+
+
+def test_memory_bounds_the_nodes_of_a_shard():
+    large = GraphParameters(dim=256, m=16, ef_construction=200, seed=1)
+    rows = large.rows_within(2 * 2**30)
+    assert 1_300_000 < rows < 1_500_000
+    assert large.build_bytes(rows) <= 2 * 2**30 < large.build_bytes(rows + 1)
+    assert large.rows_within(2**20) == 0
+
+
+def settings(**index):
+    return Settings(index=Index(**index), modules={"search": Module(shard_rows=1_000_000)})
+
+
+def test_the_smaller_of_rows_and_memory_decides():
+    module = settings().modules["search"]
+    assert shard_limits(settings(), module, 256).rows == 1_000_000
+    assert shard_limits(settings(memory_gib=2), module, 256).rows == 1_000_000
+    assert 400_000 < shard_limits(settings(memory_gib=1), module, 256).rows < 800_000
+    with pytest.raises(UsageError, match=r"index.memory_gib is 0.1: the smallest shard needs 0.\d\d"):
+        shard_limits(settings(memory_gib=0.1), module, 256)
 
 
 @pytest.mark.parametrize(

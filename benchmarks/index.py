@@ -1,0 +1,321 @@
+"""What building, cutting and keeping shards costs, as ratios within one run on the same cores.
+
+    .venv/bin/python -m benchmarks.index build [--rows 200000] [--dim 256] [--shards 8]
+    .venv/bin/python -m benchmarks.index nights [--rows 100000] [--dim 64] [--shards 10] [--nights 60]
+    .venv/bin/python -m benchmarks.index memory [--rows 500000] [--dim 256]
+
+build: shards by Spark's tasks against one graph that hnswlib builds with as many threads; then the same queries, each
+at the ef that a recall@10 of .99 needs: how many vectors are compared. nights: the shards after many nights of 1 % new
+and 1 % gone against a fresh build, the worst of three looks. memory: the peak of a process that builds a shard against
+what the plan says.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import hnswlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from samestyle.evaluation.recall import recalls
+from samestyle.index.build import build_shard
+from samestyle.index.exact import exact_search
+from samestyle.index.nodes import GraphParameters
+from samestyle.index.segments import Limits, Segment, plan_segments
+from samestyle.index.shard import OpenShard, open_shard
+from samestyle.index.walk import Walk
+
+M, EF_CONSTRUCTION, K, TARGET = 16, 200, 10, 0.99
+EFS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, int]]  # query, ef -> cosines of the K best, vectors compared
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("build", "nights", "memory", "one"))
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--dim", type=int)
+    parser.add_argument("--shards", type=int)
+    parser.add_argument("--nights", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="samestyle-benchmark-") as folder:
+        if chosen.part == "build":
+            figures = build(Path(folder), chosen.rows or 200_000, chosen.dim or 256, chosen.shards or 8, chosen.threads)
+        elif chosen.part == "nights":
+            figures = nights(Path(folder), chosen.rows or 100_000, chosen.dim or 64, chosen.shards or 10, chosen.nights)
+        elif chosen.part == "memory":
+            figures = memory(chosen.rows or 500_000, chosen.dim or 256)
+        else:
+            figures = one_shard(Path(folder), chosen.rows or 500_000, chosen.dim or 256)
+    print(json.dumps(figures, indent=None if chosen.part == "one" else 1))
+
+
+def clustered(count: int, dim: int, seed: int) -> np.ndarray:
+    """Unit vectors around 1,000 centres, as catalogues have them: (count, dim) float32."""
+    centres = np.random.default_rng(0).standard_normal((1000, dim), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    vectors = centres[rng.integers(1000, size=count)] + 0.8 * rng.standard_normal((count, dim), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def build(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[str, float]:
+    """Seconds of both ways, and what the same queries cost each."""
+    vectors, queries = clustered(rows, dim, 1), clustered(200, dim, 2)
+    exact = exact_search(vectors, queries, K)[1]
+    started = time.monotonic()
+    raw = hnswlib.Index("ip", dim)
+    raw.init_index(rows, M, EF_CONSTRUCTION, 42)
+    for start in range(0, rows, 10_000):
+        raw.add_items(vectors[start : start + 10_000], num_threads=threads)
+    raw_seconds = time.monotonic() - started
+    opened, spark_seconds = build_with_spark(folder, vectors, shards, threads)
+    one = measure(search_walks([Walk(raw)]), queries, exact)
+    many = measure(search_walks([Walk(shard.graph) for shard in opened]), queries, exact)
+    return {
+        "raw_seconds": raw_seconds,
+        "spark_seconds": spark_seconds,
+        "times_as_fast_as_raw": raw_seconds / spark_seconds,
+        **{f"one_{name}": value for name, value in one.items()},
+        **{f"shards_{name}": value for name, value in many.items()},
+        "compared_ratio": many["compared"] / one["compared"],
+    }
+
+
+def build_with_spark(folder: Path, vectors: np.ndarray, shards: int, threads: int) -> tuple[list[OpenShard], float]:
+    """The product's own build of a table of contents; the session and its workers are warm, as in a night."""
+    from samestyle.release.manifest import Shard, decode
+    from samestyle.release.store import LocalStore
+    from samestyle.runs import RunFolder
+    from samestyle.settings import load_settings
+    from samestyle.tables.building import build_indexes
+    from samestyle.tables.modules import index_tasks
+    from samestyle.tables.night import Night
+    from udfs.shards import node_reader, shard_builder
+
+    rows, dim = vectors.shape
+    spark = spark_session(folder, threads)
+    module = (
+        f"{{views: [fused], where: null, m: {M}, ef_construction: {EF_CONSTRUCTION}, shard_rows: {rows // shards}}}"
+    )
+    words = [f"paths.root={folder}", "tables.format=parquet", f"modules={{search: {module}}}"]
+    settings = load_settings("demo", None, words)
+    settings = settings.model_copy(update={"modules": {"search": settings.modules["search"]}})
+    store, encoder = (
+        LocalStore(folder / "store"),
+        SimpleNamespace(load=lambda: SimpleNamespace(dim=dim), encoder_id="e"),
+    )
+    seconds = 0.0
+    for count in (1000, rows):  # the first one warms
+        run = RunFolder(folder / "runs" / f"run{count}")
+        night = Night(spark, settings, run, store, SimpleNamespace(), encoder, None, None)
+        write_tables(night, vectors[:count], run.run_id)
+        tasks = list(index_tasks(settings, [], []))
+        started = time.monotonic()
+        records = build_indexes(night, tasks, node_reader, shard_builder)
+        seconds = time.monotonic() - started
+    spark.stop()
+    made = [decode(Shard, shard, "shard") for shard in records[0]["shards"]]
+    print([shard.nodes for shard in made], file=sys.stderr)
+    paths = [(store.path(shard.graph.key), store.path(shard.items_file.key), shard.nodes) for shard in made]
+    return [open_shard(graph, items, dim, nodes) for graph, items, nodes in paths], seconds
+
+
+def spark_session(folder: Path, threads: int):
+    from pyspark.sql import SparkSession
+
+    root = Path(__file__).resolve().parents[1]
+    os.environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(root)}
+    builder = SparkSession.builder.appName("index")
+    for line in (root / "conf" / "spark" / "demo.conf").read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            builder = builder.config(*line.split(None, 1))
+    jars = ",".join(map(str, sorted((root / ".cache" / "jars").glob("*.jar"))))
+    builder = builder.config("spark.jars", jars).config("spark.local.dir", str(folder))
+    session = builder.master(f"local[{threads}]").config("spark.driver.memory", "4g").getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def write_tables(night, vectors: np.ndarray, version: str) -> None:
+    """A content and an item for each vector, as Parquet tables of the product."""
+    rows, dim = vectors.shape
+    keys = [f"{n:064x}" for n in range(rows)]
+    offsets = pa.array(np.arange(0, rows * dim + 1, dim, dtype=np.int32))
+    none = {name: pa.nulls(rows, pa.string()) for name in ("image_key", "image_digest", "reason", "detail")}
+    lists = pa.nulls(rows, pa.list_(pa.float32()))
+    constant = {"encoder_id": "e", "outcome": "embedded", "transient": False, "run_id": "r", "embedded_at": NOW}
+    embeddings = pa.table(
+        {
+            "content_key": keys,
+            "title_hash": keys,
+            "image_vector": lists,
+            "text_vector": pa.array([[1.0]] * rows, pa.list_(pa.float32())),
+        }
+        | {"fused_vector": pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))}
+        | {name: pa.repeat(pa.scalar(value), rows) for name, value in constant.items()}
+        | none
+    )
+    for old in Path(night.warehouse.embeddings.path).glob("part-*/_SUCCESS"):
+        old.unlink()
+    target = Path(night.warehouse.embeddings.path) / f"part-{version}"
+    target.mkdir(parents=True)
+    for start in range(0, rows, 20_000):
+        pq.write_table(embeddings.slice(start, 20_000), target / f"{start}.parquet")
+    (target / "_SUCCESS").touch()
+    items = night.spark.createDataFrame([], night.warehouse.items().schema)
+    made = night.spark.read.parquet(str(target)).select("content_key", "embedded_at", "run_id")
+    renamed = made.selectExpr("content_key as item_id", "content_key", "embedded_at as served_at", "run_id")
+    frame = items.unionByName(renamed, allowMissingColumns=True)
+    night.run.write("embed", {"items_version": night.warehouse.items().overwrite(frame, version)})
+
+
+def search_walks(walks: Sequence[Walk]) -> Search:
+    places = [dict(zip(walk.labels.tolist(), range(len(walk.labels)), strict=True)) for walk in walks]
+
+    def search(query: np.ndarray, ef: int) -> tuple[np.ndarray, int]:
+        scores, compared = [], 0
+        for walk, place_of in zip(walks, places, strict=True):
+            labels, count = walk.search(query, K, ef)
+            scores.append(walk.vectors[[place_of[label] for label in labels.tolist()]] @ query)
+            compared += count
+        return np.sort(np.concatenate(scores))[::-1][:K], compared
+
+    return search
+
+
+def measure(search: Search, queries: np.ndarray, exact: np.ndarray, target: float = TARGET) -> dict[str, float]:
+    """At the smallest ef whose recall@10 reaches the target, interpolated between the values that are tried."""
+    before: tuple[float, float] | None = None
+    for ef in EFS:
+        found = [search(query, ef) for query in queries]
+        recall = float(recalls(np.array([scores for scores, _ in found]), exact).mean())
+        compared = float(np.mean([count for _, count in found]))
+        if recall >= target:
+            if before is not None and recall > target:
+                share = (target - before[0]) / (recall - before[0])
+                compared = before[1] + share * (compared - before[1])
+            return {"ef": ef, "recall": recall, "compared": compared}
+        before = recall, compared
+    return {"ef": ef, "recall": recall, "compared": compared}
+
+
+class Nights:
+    """Shards of nodes, night after night: number -> (nodes in the order of insertion, is it frozen)."""
+
+    def __init__(self, rows: int, shard_rows: int) -> None:
+        self.limits = Limits(shard_rows, 0.3, 0.03)
+        self.rng = np.random.default_rng(5)
+        self.living = np.zeros(0, dtype=bool)  # by node
+        self.shards: dict[int, tuple[np.ndarray, bool]] = {}
+        self.inserted: list[int] = []
+        self.night(rows, 0, 0)
+
+    def night(self, new: int, gone: int, returned: int) -> None:
+        """What goes are runs of neighbouring nodes, as when a supplier ends; a part of what is gone comes back."""
+        nodes = len(self.living)
+        held = np.zeros(nodes + new, dtype=bool)
+        for members, _ in self.shards.values():
+            held[members] = True
+        alive = np.flatnonzero(self.living)
+        if gone:
+            starts = self.rng.integers(len(alive), size=20)
+            self.living[alive[(starts[:, None] + np.arange(gone // 20)).ravel() % len(alive)]] = False
+        dead = np.flatnonzero(~self.living)
+        self.living[self.rng.permutation(dead)[:returned]] = True
+        self.living = np.concatenate([self.living, np.ones(new, dtype=bool)])
+        parent = [Segment(n, "", len(m), int(self.living[m].sum()), frozen) for n, (m, frozen) in self.shards.items()]
+        fresh = np.flatnonzero(self.living & ~held)
+        plan = plan_segments(parent, {"": len(fresh)}, self.limits)
+        moved = [self.shards[s.number][0] for s in (*plan.reopened, *plan.dissolved)]
+        pool = self.rng.permutation(np.concatenate([fresh, *[m[self.living[m]] for m in moved]]))
+        self.shards = {s.number: self.shards[s.number] for s in plan.kept}
+        for filling in plan.fillings:
+            for place in range(filling.count):
+                part = pool[place * filling.rows : (place + 1) * filling.rows]
+                self.shards[filling.first + place] = part, filling.frozen(place)
+        self.inserted.append(plan.inserted)
+
+
+def nights(folder: Path, rows: int, dim: int, shards: int, count: int) -> dict[str, float]:
+    """The shards after a third, two thirds and all of these nights; of the looks, the one that costs most."""
+    shop = Nights(rows, rows // shards)
+    looks = []
+    for night in range(1, count + 1):
+        shop.night(rows * 7 // 1000, rows // 100, rows * 3 // 1000)
+        if night % (count // 3) == 0:
+            looks.append(look(shop, dim))
+            print(looks[-1], file=sys.stderr)
+    inserted = np.array(shop.inserted[1:]) / rows
+    worst = max(looks, key=lambda found: found["compared_ratio"])
+    return {"inserted_share_a_night": inserted.mean(), "inserted_share_worst_night": inserted.max()} | worst
+
+
+def look(shop: Nights, dim: int) -> dict[str, float]:
+    """The shards as they are against a fresh build of what lives, with the same rows a shard."""
+    vectors, queries = clustered(len(shop.living), dim, 1), clustered(200, dim, 2)
+    living = np.flatnonzero(shop.living)
+    exact = exact_search(vectors[living], queries, K)[1]
+    kept = [members for members, _ in shop.shards.values()]
+    fresh = np.array_split(np.random.default_rng(3).permutation(living), -(-len(living) // shop.limits.rows))
+    after = measure(search_walks([built(vectors, m, shop.living) for m in kept]), queries, exact)
+    anew = measure(search_walks([built(vectors, m, shop.living) for m in fresh]), queries, exact)
+    return {
+        "shards": len(kept),
+        "fresh_shards": len(fresh),
+        "dead_share": 1 - len(living) / sum(map(len, kept)),
+        **{f"nights_{name}": value for name, value in after.items()},
+        **{f"fresh_{name}": value for name, value in anew.items()},
+        "compared_ratio": after["compared"] / anew["compared"],
+    }
+
+
+def built(vectors: np.ndarray, nodes: np.ndarray, living: np.ndarray) -> Walk:
+    index = hnswlib.Index("ip", vectors.shape[1])
+    index.init_index(len(nodes), M, EF_CONSTRUCTION, 42)
+    index.add_items(vectors[nodes], nodes, num_threads=1)
+    return Walk(index, nodes[~living[nodes]])
+
+
+def memory(rows: int, dim: int) -> dict[str, float]:
+    """In a process of its own, as a worker is one."""
+    command = [sys.executable, "-m", "benchmarks.index", "one", "--rows", str(rows), "--dim", str(dim)]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return figures | {"peak_by_plan": figures["peak_mib"] / figures["plan_mib"]}
+
+
+def one_shard(folder: Path, rows: int, dim: int) -> dict[str, float]:
+    graph = GraphParameters(dim, M, 40, 42)
+    build_shard(node_batches(rows, dim), rows, graph, folder / "graph", folder / "items")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"peak_mib": peak, "plan_mib": graph.build_bytes(rows) / 2**20, "bytes_a_vector": graph.bytes_per_vector()}
+
+
+def node_batches(rows: int, dim: int, size: int = 256) -> Iterator[pa.RecordBatch]:
+    """Each node's row and its one item's, in batches of Arrow as a worker gets them."""
+    for start in range(0, rows, size):
+        labels = np.arange(start, min(rows, start + size))
+        vectors = clustered(len(labels), dim, start)
+        both = np.repeat(labels, 2)
+        is_node = np.arange(len(both)) % 2 == 0
+        offsets = np.concatenate([[0], np.cumsum(is_node * dim)]).astype(np.int32)
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()), mask=pa.array(~is_node))
+        columns = {"label": both, "node_key": [f"{n:064x}" for n in both], "item_id": [f"item{n}" for n in both]}
+        alive = pa.array(np.ones(len(both), bool), mask=is_node)
+        yield pa.RecordBatch.from_pydict(columns | {"alive": alive, "vector": lists})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,397 @@
+"""Night after night: each release holds exactly the day's items, and only what differs is built."""
+
+import dataclasses
+from collections import Counter
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import hnswlib
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from samestyle.evaluation.recall import perturb, recalls
+from samestyle.index.exact import exact_search
+from samestyle.index.shard import OpenShard, open_shard
+from samestyle.index.walk import Walk
+from samestyle.release.manifest import EncoderEntry, Index, Manifest, Recall, Source, Thresholds, decode
+from samestyle.release.store import LocalStore
+from samestyle.runs import RunFolder
+from samestyle.settings import load_settings
+from samestyle.tables import schemas
+from samestyle.tables.building import build_indexes
+from samestyle.tables.indexes import measure_recall
+from samestyle.tables.modules import index_tasks
+from samestyle.tables.night import Night
+from udfs.search import recall_measurer, vector_sampler
+from udfs.shards import node_reader, shard_builder
+
+DIM = 16
+SETTINGS = (
+    "tables.format=parquet",
+    "modules={search: {views: [fused, image], shard_rows: 40, m: 8, ef_construction: 50}, "
+    "homepage: {where: in_stock, shard_rows: 40, m: 8, ef_construction: 50}}",
+    "evaluation.queries=50",
+    "index.ef_search=[10,100]",
+)
+ITEMS = schemas.items("struct<in_stock: boolean, price: double>")
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """An offer: its content's number, and what its supplier says of it."""
+
+    content: int
+    price: float = 1.0
+    in_stock: bool = True
+
+
+def vector(content: int, view: str) -> np.ndarray:
+    """Near those of the 50 contents around it, as the offers of a category are."""
+    centre = np.random.default_rng([content // 50, len(view), 0]).standard_normal(DIM)
+    drawn = centre + 0.6 * np.random.default_rng([content, len(view), 1]).standard_normal(DIM)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+class Shop:
+    """A catalogue whose nights are built without an encoder: a content's vectors are drawn by its number.
+
+    Contents 2n and 2n + 1 show the same photo, so that they are one node of the image view.
+    """
+
+    def __init__(self, spark, folder):
+        self.spark, self.folder = spark, folder
+        self.store = LocalStore(folder / "store")
+        self.items: dict[str, Item] = {}
+        self.embedded: set[int] = set()
+        self.words: tuple[str, ...] = ()
+        self.encoder_id = "encoder1"
+        self.parent: Manifest | None = None
+        self.nights = 0
+
+    def night(self) -> Night:
+        self.nights += 1
+        words = [f"paths.root={self.folder}", "catalogue.attributes=[in_stock,price]", *SETTINGS, *self.words]
+        settings = load_settings("demo", None, words)
+        encoder = SimpleNamespace(encoder_id=self.encoder_id, load=lambda: SimpleNamespace(dim=DIM))
+        run = RunFolder(self.folder / "runs" / f"run{self.nights:03d}")
+        night = Night(self.spark, settings, run, self.store, SimpleNamespace(), encoder, self.parent, None)
+        new = sorted({item.content for item in self.items.values()} - self.embedded)
+        if new:
+            rows = [embedding(content, self.encoder_id) for content in new]
+            night.warehouse.embeddings.append(self.spark.createDataFrame(rows, schemas.EMBEDDINGS))
+            self.embedded |= set(new)
+        frame = self.spark.createDataFrame([item_row(*pair) for pair in self.items.items()], ITEMS)
+        run.write("embed", {"items_version": night.warehouse.items().overwrite(frame, run.run_id)})
+        return night
+
+    def build(self, publish: bool = True) -> Manifest:
+        """Tonight's release; where the gate refuses it, the next night has the same parent again."""
+        night = self.night()
+        tasks = list(index_tasks(night.settings, ["in_stock"], []))
+        self.records = [r for r in build_indexes(night, tasks, node_reader, shard_builder) if r["shards"]]
+        made = manifest(self.records, night, self.encoder_id)
+        if publish:
+            self.parent = made
+        return made
+
+    def expected(self, module: str) -> dict[str, Item]:
+        return {i: item for i, item in self.items.items() if module == "search" or item.in_stock}
+
+
+def embedding(content: int, encoder_id: str) -> tuple:
+    vectors = [
+        vector(content // 2 if view == "image" else content, view).tolist() for view in ("image", "text", "fused")
+    ]
+    head = (
+        encoder_id,
+        f"content{content}",
+        f"title{content}",
+        "uri",
+        f"photo{content // 2}",
+        "embedded",
+        None,
+        None,
+        False,
+    )
+    return (*head, *vectors, "run", NOW)
+
+
+def item_row(item_id: str, item: Item) -> tuple:
+    content, attributes = f"content{item.content}", (item.in_stock, item.price)
+    head = (item_id, content, content, NOW, "fresh", None, None, "supplier", "lamps", attributes)
+    return (*head, "a title", None, None, NOW, "run")
+
+
+def manifest(records: list, night: Night, encoder_id: str) -> Manifest:
+    recall, bands = dataclasses.asdict(Recall(10, 1.0, 1.0, 1.0, 1)), dataclasses.asdict(Thresholds(0.5, 0.2, 0.9))
+    indexes = [decode(Index, r | {"ef_search": 10, "recall": recall, "thresholds": bands}, "index") for r in records]
+    encoder = EncoderEntry(encoder_id, DIM, {}, {})
+    head = (night.run.run_id, "2026-03-01T00:00:00", None, night.run.run_id, "1", {}, "0", Source("shop"), "1")
+    return Manifest(*head, encoder, {"read": 1}, tuple(indexes))
+
+
+@pytest.fixture
+def shop(spark, tmp_path):
+    """150 items of 140 contents, in shards of 40 nodes: the first ten contents have two items each."""
+    made = Shop(spark, tmp_path)
+    made.items = {f"item{n:03d}": Item(n % 140, in_stock=n % 3 > 0) for n in range(150)}
+    return made
+
+
+def check(shop: Shop, release: Manifest) -> None:
+    """The release holds what the day's items say, item by item, and finds nothing else."""
+    assert {(i.module, i.view) for i in release.indexes} >= {("search", "fused"), ("search", "image")}
+    for index in release.indexes:
+        expected = shop.expected(index.module)
+        found, keys = Counter(), Counter()
+        for shard in index.shards:
+            graph, items = shop.store.path(shard.graph.key), shop.store.path(shard.items_file.key)
+            opened, rows = open_shard(graph, items, DIM, shard.nodes), pq.read_table(items).to_pylist()
+            alive = [row for row in rows if row["alive"]]
+            found.update(row["item_id"] for row in alive)
+            keys.update({row["node_key"] for row in rows})
+            assert {row["label"] for row in rows} == set(range(shard.nodes))
+            assert (len(alive), round(shard.dead_share * shard.nodes)) == (
+                shard.items,
+                shard.nodes - len(opened.living),
+            )
+            assert shard.living == len(opened.living)
+            for row in alive:
+                item = expected[row["item_id"]]
+                content = item.content // 2 if index.view == "image" else item.content
+                np.testing.assert_array_equal(opened.vectors([row["label"]])[0], vector(content, index.view))
+                assert row["attributes"] == {"in_stock": item.in_stock, "price": item.price}
+            labels, _ = opened.search(opened.vectors(), 10, 100)
+            assert np.isin(labels, opened.living).all()
+        assert found == Counter(expected.keys()), "each item once"
+        assert set(keys.values()) == {1}, "each node in one shard"
+
+
+def built_anew(before: Manifest, after: Manifest) -> dict[str, int]:
+    """Nodes of graphs that the release before did not have, by index."""
+    known = {shard.graph.key for index in before.indexes for shard in index.shards}
+    return {f"{i.module}/{i.view}": sum(s.nodes for s in i.shards if s.graph.key not in known) for i in after.indexes}
+
+
+def test_a_first_night_an_empty_one_and_one_of_new_prices(shop):
+    first = shop.build()
+    check(shop, first)
+    fused = first.index("search", "fused")
+    assert (fused.nodes, fused.items, fused.shard_rows) == (140, 150, 40)
+    assert [shard.frozen for shard in fused.shards] == [True, True, True, False]
+    assert first.index("search", "image").nodes == 70
+    empty = shop.build()
+    assert empty.objects() == first.objects()
+    shop.items["item020"] = Item(20, price=9.5, in_stock=False)
+    priced = shop.build()
+    check(shop, priced)
+    assert set(built_anew(first, priced).values()) == {0}
+    assert len(priced.objects().keys() - first.objects().keys()) == 3  # an item file of each index
+
+
+def test_items_that_come_go_and_return(shop):
+    first = shop.build()
+    gone = {name: shop.items.pop(name) for name in ("item030", "item031", "item000")}
+    shop.items |= {f"new{n}": Item(500 + n) for n in range(4)}
+    second = shop.build()
+    check(shop, second)
+    assert built_anew(first, second)["search/fused"] < 40 + 4
+    frozen = {s.shard: s.graph for s in first.index("search", "fused").shards if s.frozen}
+    assert {s.shard: s.graph for s in second.index("search", "fused").shards if s.frozen} == frozen
+    # item000 shares its content with item140: its node lives on; item030 was the only one of its content
+    assert second.index("search", "fused").nodes - sum(s.living for s in second.index("search", "fused").shards) <= 2
+    shop.items |= gone
+    shop.items["item001"] = Item(77)  # another photo and title
+    third = shop.build()
+    check(shop, third)
+    fused = [shard for shard in third.index("search", "fused").shards if shard.frozen]
+    assert {s.graph for s in fused} >= set(frozen.values())
+
+
+def test_a_refused_night_changes_nothing_for_the_next_one(shop):
+    first = shop.build()
+    shop.items |= {f"new{n}": Item(500 + n) for n in range(4)}
+    del shop.items["item050"]
+    refused = shop.build(publish=False)
+    check(shop, refused)
+    del shop.items["new0"]
+    shop.items["item050"] = Item(50)
+    after = shop.build()
+    check(shop, after)
+    assert after.index("search", "fused").nodes == first.index("search", "fused").nodes + 3
+
+
+def test_everything_deleted_and_everything_back(shop):
+    shop.build()
+    items, shop.items = shop.items, {"other": Item(999)}
+    nearly_nothing = shop.build()
+    check(shop, nearly_nothing)
+    assert [shard.nodes for shard in nearly_nothing.index("search", "fused").shards] == [1]
+    shop.items = {}
+    shop.night()
+    night = shop.night()
+    tasks = list(index_tasks(night.settings, ["in_stock"], []))
+    assert all(not record["shards"] for record in build_indexes(night, tasks, node_reader, shard_builder))
+    shop.items = items
+    check(shop, shop.build())
+
+
+def test_a_filter_that_flips_a_third_of_the_stock(shop):
+    before = shop.build()
+    shop.items = {
+        name: dataclasses.replace(item, in_stock=item.in_stock ^ (n % 3 == 0))
+        for n, (name, item) in enumerate(shop.items.items())
+    }
+    after = shop.build()
+    check(shop, after)
+    anew = built_anew(before, after)
+    assert (anew["search/fused"], anew["search/image"]) == (0, 0)
+    assert anew["homepage/fused"] > 0
+
+
+def test_what_makes_other_graphs_builds_all_of_them_and_says_so(shop, capsys):
+    shop.build()
+    changes = {
+        "modules.search.shard_rows=30": "shard_rows was 40, is 30",
+        "modules.search.m=6": "m was 8, is 6",
+        "index.seed=1": "index.seed was 42, is 1",
+        "modules.search.shard_by=category": "shard_by was None, is category",
+    }
+    for word, sentence in changes.items():
+        capsys.readouterr()
+        shop.words = (*shop.words, word)
+        check(shop, shop.build())
+        assert f"every shard is built anew: {sentence}" in capsys.readouterr().out
+        assert shop.records[0]["plan"]["inserted"] == 140
+    shop.encoder_id, shop.embedded = "encoder2", set()
+    check(shop, shop.build())
+    assert "every shard is built anew: the encoder was encoder1, is encoder2" in capsys.readouterr().out
+
+
+def test_recall_is_that_of_the_living(shop):
+    """Half of every shard is dead: neither the graph nor the exact search that it is compared with finds those."""
+    shop.words = ("index.dead_max=1", "index.dissolve_max=0")
+    shop.build()
+    shop.items = {name: item for n, (name, item) in enumerate(shop.items.items()) if n % 2}
+    release = shop.build()
+    check(shop, release)
+    curves = measure_recall(shop.night(), shop.records, vector_sampler, recall_measurer)
+    assert [curve[100].value for curve in curves] == [1.0, 1.0, 1.0]
+
+
+def test_any_hnswlib_reads_a_kept_shard_and_its_dead_are_the_item_files(shop):
+    shop.build()
+    del shop.items["item030"]
+    for shard in shop.build().index("search", "fused").shards:
+        index = hnswlib.Index(space="ip", dim=DIM)
+        index.load_index(str(shop.store.path(shard.graph.key)))
+        rows = pq.read_table(shop.store.path(shard.items_file.key)).to_pylist()
+        dead = [row for row in rows if not row["alive"]]
+        assert index.get_current_count() == shard.nodes
+        assert all(row["item_id"] == "" and row["node_key"] for row in dead)
+
+
+SOAK_ROWS, SOAK_ITEMS, SOAK_NIGHTS = 10_000, 100_000, 60
+
+
+class LargeShop(Shop):
+    """100,000 items, of which every twentieth shares its content with another; suppliers come and go as a whole."""
+
+    def __init__(self, spark, folder):
+        super().__init__(spark, folder)
+        self.words = (
+            f"modules.search={{views: [fused], shard_rows: {SOAK_ROWS}, m: 16, ef_construction: 100}}",
+            "modules.homepage.where=1 = 0",
+        )
+        self.random = np.random.default_rng(0)
+        self.contents = SOAK_ITEMS * 19 // 20
+        self.items = {f"item{n:06d}": Item(n % self.contents) for n in range(SOAK_ITEMS)}
+        self.withdrawn: list[tuple[str, Item]] = []
+
+    def churn(self) -> None:
+        """1 % go, in runs; as many come, a third of them from among those that went; 5 % change their price."""
+        names = list(self.items)
+        for start in self.random.integers(len(names), size=10):
+            for name in names[start : start + SOAK_ITEMS // 1000]:
+                if name in self.items:
+                    self.withdrawn.append((name, self.items.pop(name)))
+        self.random.shuffle(self.withdrawn)
+        for _ in range(min(SOAK_ITEMS // 300, len(self.withdrawn))):
+            name, item = self.withdrawn.pop()
+            self.items[name] = item
+        while len(self.items) < SOAK_ITEMS:
+            self.items[f"new{self.contents:06d}"] = Item(self.contents)
+            self.contents += 1
+        names = list(self.items)
+        for place in self.random.integers(len(names), size=SOAK_ITEMS // 20):
+            self.items[names[place]] = dataclasses.replace(self.items[names[place]], price=float(self.random.random()))
+
+
+def opened_shards(shop: Shop, index: Index) -> list[OpenShard]:
+    files = [(shop.store.path(s.graph.key), shop.store.path(s.items_file.key), s.nodes) for s in index.shards]
+    return [open_shard(graph, items, DIM, nodes) for graph, items, nodes in files]
+
+
+def costs(walks: list[Walk], of_walk: list[np.ndarray], queries: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    """recall@10 at ef 20 over all shards, and the vectors compared with a query. of_walk: vectors by label."""
+    scores, compared = np.empty((len(queries), 0), np.float32), 0
+    for walk, vectors in zip(walks, of_walk, strict=True):
+        found = [walk.search(query, 10, 20) for query in queries]
+        compared += sum(count for _, count in found)
+        own = np.array([vectors[labels] @ query for query, (labels, _) in zip(queries, found, strict=True)])
+        scores = np.hstack([scores, own])
+    best = -np.sort(-scores, axis=1)[:, :10]
+    return float(recalls(best, exact).mean()), compared / len(queries)
+
+
+def against_a_fresh_build(shop: Shop, shards: list[OpenShard]) -> tuple[float, float]:
+    """(recall@10 less a fresh build's, vectors compared with over a fresh build's), with the same rows a shard."""
+    alive = np.concatenate([shard.vectors() for shard in shards])
+    queries = perturb(alive[np.random.default_rng(1).integers(len(alive), size=200)], 0.2, 1)
+    exact = exact_search(alive, queries, 10)[1]
+    graphs, vectors = [], []
+    for shard in shards:
+        dead = np.setdiff1d(np.arange(shard.nodes), shard.living)
+        for label in dead:
+            shard.graph.unmark_deleted(int(label))
+        graphs.append(Walk(shard.graph, dead))
+        vectors.append(shard.vectors(np.arange(shard.nodes)))
+    fresh, parts = [], np.array_split(np.random.default_rng(2).permutation(alive), -(-len(alive) // SOAK_ROWS))
+    for part in parts:
+        index = hnswlib.Index(space="ip", dim=DIM)
+        index.init_index(len(part), 16, 100, 42)
+        index.add_items(part, num_threads=1)
+        fresh.append(Walk(index))
+    after, anew = costs(graphs, vectors, queries, exact), costs(fresh, parts, queries, exact)
+    return after[0] - anew[0], after[1] / anew[1]
+
+
+@pytest.mark.soak
+def test_sixty_nights_of_a_large_shop(spark, tmp_path):
+    """1 % new, 1 % gone, 5 % new prices a night, against a full build every night, and against a fresh one."""
+    shop, inserted, written = LargeShop(spark, tmp_path), [], []
+    before = shop.build()
+    full = sum(shard.graph.bytes for shard in before.indexes[0].shards)
+    for night in range(1, SOAK_NIGHTS + 1):
+        shop.churn()
+        release = shop.build()
+        known = {shard.graph.key for shard in before.indexes[0].shards}
+        written.append(sum(s.graph.bytes for s in release.indexes[0].shards if s.graph.key not in known) / full)
+        inserted.append(shop.records[0]["plan"]["inserted"] / len({item.content for item in shop.items.values()}))
+        shards = opened_shards(shop, release.indexes[0])
+        found = Counter(name for s in shards for name in s.items.filter(s.items["alive"])["item_id"].to_pylist())
+        assert found == Counter(shop.items.keys()), "each item once"
+        for shard in shards:
+            assert np.isin(shard.search(shard.vectors(shard.living[:20]), 10, 20)[0], shard.living).all()
+        if night % 20 == 0:
+            recall, compared = against_a_fresh_build(shop, shards)
+            print(f"night {night}: {len(shards)} shards, recall@10 {recall:+.4f}, vectors compared x {compared:.2f}")
+            assert recall >= -0.005
+            assert compared <= 1.35
+        before = release
+    print(f"inserted a night {np.mean(inserted):.1%}, at most {max(inserted):.1%}; ", end="")
+    print(f"bytes of shards {np.mean(written):.1%}, at most {max(written):.1%}, of a full build's")
+    assert max(np.mean(inserted), np.mean(written)) <= 0.1
+    assert max(*inserted, *written) <= 0.25
