@@ -20,9 +20,9 @@ def run(spark: SparkSession, night: Night) -> None:
     for result in failures(manifest.gate):
         say(f"gate REFUSED: {result.sentence}")
     say(f"gate: {len(manifest.gate) - len(failures(manifest.gate))} of {len(manifest.gate)} rules passed")
-    night.lease.check()
     release = night.settings.release
-    publish(night.store, manifest, release.channel, night.channel_named, night.force)
+    known = night.parent.objects() if night.parent else {}
+    publish(night.store, manifest, release.channel, night.channel_named, night.force, known, night.lease.check)
     forced = night.force if failures(manifest.gate) else None
     night.run.write("publish", {"release_id": manifest.release_id, "channel": release.channel, "forced": forced})
     try:

@@ -13,6 +13,8 @@ from samestyle.release.publish import read_pointer
 from samestyle.release.store import Store, open_store
 from samestyle.settings import Settings
 
+COUNTS = ("read", "fresh", "reused", "stale", "degraded", "rejected", "deleted")
+
 
 @dataclass(frozen=True)
 class Call:
@@ -30,7 +32,7 @@ class Call:
 
     @property
     def store(self) -> Store:
-        return open_store(self.root / "store")
+        return open_store(self.settings.release.store or self.root / "store")
 
     @property
     def channel(self) -> str:

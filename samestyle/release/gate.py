@@ -168,6 +168,86 @@ def style(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterat
         )
 
 
+def style_against_parent(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    before, now = (parent.style_recall or {}) if parent else {}, manifest.style_recall or {}
+    for view in sorted(before.keys() & now.keys()):
+        yield at_most(
+            f"style {view} against parent",
+            max(0.0, before[view] - now[view]),
+            limits.style_drop_max,
+            f"same-style R@1 of the {view} view is {now[view]:.4f} after {before[view]:.4f} of {parent_id(parent)}; "
+            "the difference",
+            "go back to the encoder before, or look at what changed in the catalogue's photos and titles",
+        )
+
+
+def encoder_quality(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    for probe in manifest.probes.quality if manifest.probes else ():
+        yield at_most(
+            f"quality {probe.direction}",
+            max(0.0, probe.before - probe.after),
+            limits.quality_drop_max,
+            f"recall@1 {probe.direction} of the encoder in evaluation {probe.evaluation} is {probe.after:.4f} after "
+            f"{probe.before:.4f} of the one before; the difference",
+            "promote the encoder before again, or train further",
+        )
+
+
+def sound_vectors(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    for probe in manifest.probes.vectors if manifest.probes else ():
+        yield at_most(
+            f"vectors {probe.view}",
+            probe.bad,
+            limits.bad_vectors_max,
+            f"of {probe.items:,} {probe.view} vectors of the sample the number that are zero, not finite or not of "
+            "length 1",
+            "the table of embeddings is damaged: restore a version before, and run again",
+        )
+
+
+def vector_drift(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    remedy = (
+        "are photos replaced by a placeholder, titles by another language? If it is meant, use --force and a reason"
+    )
+    for probe in manifest.probes.vectors if manifest.probes else ():
+        for name, value, limit in (
+            ("centroid", probe.centroid_shift, limits.centroid_shift_max),
+            ("length", probe.norm_shift, limits.norm_shift_max),
+        ):
+            if value is not None:
+                what = (
+                    f"over the same {probe.items:,} items the mean {probe.view} {name} against the parent's: its shift"
+                )
+                yield at_most(f"{name} {probe.view}", value, limit, what, remedy)
+
+
+def neighbour_drift(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    for probe in manifest.probes.neighbours if manifest.probes else ():
+        yield at_least(
+            f"neighbours {probe.module}",
+            probe.overlap,
+            limits.overlap_min,
+            f"of {probe.neighbours:,} neighbours that {parent_id(parent)} lists for {probe.items:,} sampled items of "
+            f"{probe.module} the share that is found again",
+            "look at the report's photo sheets; if the catalogue did change, publish with --force and a reason",
+        )
+
+
+def shard_balance(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    """Not of a module that is cut by category: its shards are as large as its categories."""
+    for index in manifest.indexes:
+        if index.shard_by is None:
+            largest, mean = max(shard.nodes for shard in index.shards), index.nodes / len(index.shards)
+            yield at_most(
+                f"balance {name(index)}",
+                largest / mean,
+                limits.balance_max,
+                f"the largest of {len(index.shards)} shards of {name(index)} has {largest:,} nodes, the mean is "
+                f"{mean:,.0f}; their ratio",
+                "the plan has put too much into one task: build the module anew",
+            )
+
+
 RULES: tuple[Rule, ...] = (
     recall,
     orphans,
@@ -178,4 +258,10 @@ RULES: tuple[Rule, ...] = (
     outcome_shares,
     ledger_sums,
     style,
+    style_against_parent,
+    encoder_quality,
+    sound_vectors,
+    vector_drift,
+    neighbour_drift,
+    shard_balance,
 )

@@ -83,6 +83,7 @@ class Lease:
         self.state = state
         self.taken_over: str | None = None
         self._lost: str | None = None
+        self._unsure = False  # whether the last renewal was written
         self._stopped = threading.Event()
         self._turn = threading.Lock()
 
@@ -130,10 +131,20 @@ class Lease:
 
     def _swap(self, state: LeaseState) -> None:
         try:
+            self._catch_up()
             self.store.swap(self.key, self.state.to_json(), state.to_json())
-            self.state = state
+            self.state, self._unsure = state, False
         except ConflictError as error:
             self._lost = f"the lock of {self.state.holder} was lost, nothing more is written: {error}"
+
+    def _catch_up(self) -> None:
+        """After a renewal that was written though its answer got lost: what is stored then is ours, and later."""
+        if self._unsure:
+            data = self.store.find(self.key)
+            found = LeaseState.from_json(self.key, data) if data else self.state
+            if (found.token, found.holder) == (self.state.token, self.state.holder):
+                self.state = found
+        self._unsure = True
 
     def _beat(self) -> None:
         while not self._stopped.wait(self.lease_s / 3):

@@ -114,7 +114,8 @@ class Shard:
     """One hnswlib file and its item file.
 
     graph: `nodes` vectors under the labels 0..nodes-1. items_file: one row an item, `items` of them alive.
-    key: the category of a module with shard_by. dead_share: nodes without a living item / nodes.
+    shard: its number, which it keeps as long as its graph; a later one is larger. key: the category of a module with
+    shard_by. dead_share: nodes without a living item / nodes. frozen: it is full, nothing is added to it any more.
     insertion_digest: sha256 over labels and vectors in the order of insertion. orphans: vectors that their
     own search does not find. recall: measured on this shard alone.
     """
@@ -139,6 +140,11 @@ class Shard:
         require(0 <= self.dead_share <= 1, f"shard {self.shard} dead_share", self.dead_share, "0 to 1")
         require(0 <= self.orphans <= self.nodes, f"shard {self.shard} orphans", self.orphans, f"0 to {self.nodes}")
 
+    @property
+    def living(self) -> int:
+        """Nodes with a living item."""
+        return round(self.nodes * (1 - self.dead_share))
+
 
 @dataclass(frozen=True)
 class PlacedShard:
@@ -154,6 +160,7 @@ class Index:
     """One module and view, with what hnswlib forgets: space, dim, ef_search.
 
     Vectors have length 1 and lie in graphs of hnswlib's space "ip", so that 1 - distance is the cosine.
+    shard_rows: nodes at which a shard is full.
     """
 
     module: str
@@ -167,6 +174,7 @@ class Index:
     shards: tuple[Shard, ...]
     recall_curve: tuple[RecallPoint, ...] = ()
     shard_by: str | None = None
+    shard_rows: int | None = None
     where: str | None = None
     metric: str = "cosine"
     space: str = SPACE
@@ -255,12 +263,61 @@ class GateResult:
 
 
 @dataclass(frozen=True)
+class VectorProbe:
+    """What a fixed sample of the items says of a view's vectors.
+
+    items: probes that have this view. bad: vectors that are zero, not finite, or not of length 1. centroid_shift:
+    length of the difference of the mean vectors, norm_shift: of the mean lengths, both against the parent's vectors of
+    the same items; null where the parent was made by another encoder, or there is none.
+    """
+
+    view: str
+    items: int
+    bad: int
+    centroid_shift: float | None = None
+    norm_shift: float | None = None
+
+
+@dataclass(frozen=True)
+class NeighbourProbe:
+    """overlap: share of the neighbours, that the parent lists for a fixed sample of items and that still serve, which
+    are listed again. items: probes that both list; neighbours: how many were looked for."""
+
+    module: str
+    items: int
+    neighbours: int
+    overlap: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.overlap <= 1, f"overlap of {self.module}", self.overlap, "0 to 1")
+
+
+@dataclass(frozen=True)
+class QualityProbe:
+    """recall@1 of the parent's encoder and of this one in the latest evaluation that both have."""
+
+    evaluation: str
+    direction: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What is compared with the parent beyond counts."""
+
+    vectors: tuple[VectorProbe, ...] = ()
+    neighbours: tuple[NeighbourProbe, ...] = ()
+    quality: tuple[QualityProbe, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that a release is: immutable, written last, by publish alone.
 
     created_at: ISO 8601, UTC. ledger: read, fresh, reused, stale, degraded, rejected, deleted. style_recall:
-    same-style R@1 by view, where a style column is mapped. display: files for web pages, by name. forced: why
-    it was published although the gate refused.
+    same-style R@1 by view, where a style column is mapped. display: files for web pages, by name. probes: how it
+    differs from the parent. forced: why it was published although the gate refused.
     """
 
     release_id: str
@@ -277,6 +334,7 @@ class Manifest:
     indexes: tuple[Index, ...]
     style_recall: dict[str, float] | None = None
     display: dict[str, ObjectRef] | None = None
+    probes: Probes | None = None
     gate: tuple[GateResult, ...] = ()
     forced: str | None = None
     format_version: int = FORMAT_VERSION

@@ -1,7 +1,8 @@
 """Publish, look up, verify and roll back releases. Channels alone ever change, by compare-and-swap."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,6 +20,8 @@ from samestyle.release.manifest import (
 from samestyle.release.store import MissingObjectError, ObjectRef, Store
 
 HISTORY = 50
+# Objects that are read and compared at once.
+READERS = 4
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,14 @@ def publish(
     channel: str,
     expected_parent: str | None,
     force_reason: str | None = None,
-    deep: bool = True,
+    known: Collection[str] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> Pointer:
     """Verify the release's objects, write its manifest, point the channel at it; in that order.
 
-    `manifest.gate` holds the gate's results. expected_parent: what the channel named when the run started.
+    `manifest.gate` holds the gate's results. expected_parent: what the channel named when the run started. known: keys
+    of objects whose bytes were compared before, so that their sizes are enough. check: raises where the run's lease is
+    lost; called before each write.
     Raises RefusedError where the gate did not pass and no reason is given, IntegrityError where an object is
     missing or damaged, ConflictError where the channel has moved. Publishing the same again is harmless.
     """
@@ -52,9 +58,11 @@ def publish(
     if pointer and pointer.release_id == manifest.release_id and pointer.manifest_sha256 == digest(data):
         return pointer
     require_parent(channel, pointer, expected_parent)
-    verify_release(store, manifest, deep=deep)
+    verify_release(store, manifest, known=known)
+    check()
     if store.find(manifest_key(manifest.release_id)) != data:
         store.swap(manifest_key(manifest.release_id), None, data)
+    check()
     new = moved(pointer, "publish", manifest.release_id, digest(data), pointer.release_id if pointer else None)
     store.swap(key, before, new.to_json())
     return new
@@ -146,25 +154,37 @@ def channels(store: Store) -> dict[str, Pointer]:
     return {name: pointer for name, pointer in found.items() if pointer}
 
 
-def find_damage(store: Store, manifest: Manifest, deep: bool) -> Iterator[str]:
-    """One sentence for each object that is missing or not what the manifest says. Not deep: sizes only."""
-    for ref in manifest.objects().values():
-        try:
-            size = store.size(ref.key)
-        except MissingObjectError:
-            yield f"{ref.key} is missing"
-            continue
+def find_damage(store: Store, manifest: Manifest, deep: bool, known: Collection[str] = ()) -> Iterator[str]:
+    """One sentence for each object that is missing or not what the manifest says.
+
+    Not deep: sizes only; of the `known` ones as well.
+    """
+
+    def look(ref: ObjectRef) -> str | None:
+        return damage_of(store, ref, deep and ref.key not in known)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from filter(None, pool.map(look, manifest.objects().values()))
+
+
+def damage_of(store: Store, ref: ObjectRef, deep: bool) -> str | None:
+    """What is wrong with an object, None where nothing is."""
+    try:
+        size = store.size(ref.key)
         if size != ref.bytes:
-            yield f"{ref.key} has {size} bytes, the manifest says {ref.bytes}"
-        elif deep and (found := store.digest(ref.key)[0]) != ref.sha256:
-            yield f"{ref.key} has sha256 {found}, the manifest says {ref.sha256}"
+            return f"{ref.key} has {size} bytes, the manifest says {ref.bytes}"
+        if deep and (found := store.digest(ref.key)[0]) != ref.sha256:
+            return f"{ref.key} has sha256 {found}, the manifest says {ref.sha256}"
+    except MissingObjectError:
+        return f"{ref.key} is missing"
+    return None
 
 
-def verify_release(store: Store, release: str | Manifest, deep: bool = True) -> Verified:
+def verify_release(store: Store, release: str | Manifest, deep: bool = True, known: Collection[str] = ()) -> Verified:
     """Compare every object of a release with its manifest. Raises IntegrityError listing what is wrong."""
     manifest = release if isinstance(release, Manifest) else load_manifest(store, release, known_digest(store, release))
     refs: list[ObjectRef] = list(manifest.objects().values())
-    damage = list(find_damage(store, manifest, deep))
+    damage = list(find_damage(store, manifest, deep, known))
     if damage:
         more = f"\n  and {len(damage) - 20} more" if len(damage) > 20 else ""
         raise IntegrityError(
@@ -204,5 +224,26 @@ def rollback(store: Store, channel: str = "current", to: str | None = None, deep
     sha256 = digest(store.get(manifest_key(target)))
     previous = manifest.parent if manifest.parent in list_releases(store) else None
     new = moved(pointer, "rollback", target, sha256, previous)
+    store.swap(key, before, new.to_json())
+    return new
+
+
+def promote(store: Store, source: str, target: str = "current", deep: bool = True) -> Pointer:
+    """Let a channel name what another one names, after verifying that release. A rollback undoes it.
+
+    Raises UsageError where `source` names nothing or the same, ConflictError where `target` moved meanwhile,
+    IntegrityError where the release is damaged.
+    """
+    candidate = read_pointer(store, source)
+    key, before = channel_key(target), store.find(channel_key(target))
+    pointer = Pointer.from_json(before) if before else None
+    if candidate is None:
+        raise UsageError(f"channel {source} names no release: publish one there with release.channel={source}")
+    if pointer and pointer.release_id == candidate.release_id:
+        raise UsageError(f"channel {target} names {candidate.release_id} already")
+    manifest = load_manifest(store, candidate.release_id, candidate.manifest_sha256)
+    verify_release(store, manifest, deep=deep)
+    previous = pointer.release_id if pointer else None
+    new = moved(pointer, "promote", candidate.release_id, candidate.manifest_sha256, previous)
     store.swap(key, before, new.to_json())
     return new

@@ -151,7 +151,7 @@ class Store(ABC):
         """Remove; nothing happens if it is not there."""
 
     @abstractmethod
-    def swap(self, key: str, expected: bytes | None, new: bytes | None) -> None:
+    def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         """Replace `expected` by `new` in one step; None stands for "not there".
 
         Raises ConflictError, naming what was found and what was expected, if somebody else was first.
@@ -273,19 +273,12 @@ class LocalStore(Store):
         with contextlib.suppress(OSError):  # a folder that still holds something stays
             path.parent.rmdir()
 
-    def swap(self, key: str, expected: bytes | None, new: bytes | None) -> None:
+    def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         with self.locked(key):
             found = self.find(key)
             if found != expected:
-                raise ConflictError(
-                    f"{key} was changed by somebody else: found {shorten(found)}, "
-                    f"expected {shorten(expected)}; "
-                    "look at what it names now and start again from there"
-                )
-            if new is None:
-                self.delete(key)
-            else:
-                self.put(key, new)
+                raise moved_on(key, found, expected)
+            self.put(key, new)
 
     def sweep(self, before: float) -> int:
         old = [path for path in self.root.rglob(f"{TEMPORARY}*") if path.is_file() and path.stat().st_mtime < before]
@@ -351,6 +344,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def moved_on(key: str, found: bytes | None, expected: bytes | None) -> ConflictError:
+    """What `swap` raises where somebody else was first."""
+    return ConflictError(
+        f"{key} was changed by somebody else: found {shorten(found)}, expected {shorten(expected)}; "
+        "look at what it names now and start again from there"
+    )
+
+
 def shorten(value: bytes | None, length: int = 200) -> str:
     if value is None:
         return "nothing"
@@ -359,13 +360,23 @@ def shorten(value: bytes | None, length: int = 200) -> str:
 
 
 def open_store(uri: str | Path) -> Store:
-    """Open the store at a path or a file:// URI; the folder need not be there yet. Raises UsageError."""
+    """Open the store at a path, a file:// URI or s3://bucket/prefix; the folder need not be there yet.
+
+    Raises UsageError.
+    """
     text = str(uri)
     scheme = urlsplit(text).scheme if "://" in text else ""
     if not scheme:
         return LocalStore(text)
+    if scheme == "s3":
+        from samestyle.release.s3 import open_s3  # whoever has a folder needs no boto3
+
+        return open_s3(text)
     if scheme != "file":
-        raise UsageError(f"{text}: stores of kind {scheme}:// are not supported yet, only local paths and file://")
+        raise UsageError(
+            f"{text}: a store is a folder, file:///folder or s3://bucket/prefix, not {scheme}://; "
+            "docs/operations.md says what to do on other file systems"
+        )
     parts = urlsplit(text)
     if parts.netloc not in ("", "localhost"):
         raise UsageError(f"{text} names the host {parts.netloc!r}: write file:///path with three slashes")

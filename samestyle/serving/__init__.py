@@ -1,6 +1,6 @@
 """Read releases: search them by vector, photo or words, without Spark and without torch."""
 
-from samestyle.serving.searcher import Refreshed, Searcher, open_release
+from samestyle.serving.searcher import Part, Refreshed, Searcher, open_release
 from samestyle.serving.shards import Hit
 
-__all__ = ["Hit", "Refreshed", "Searcher", "open_release"]
+__all__ = ["Hit", "Part", "Refreshed", "Searcher", "open_release"]

@@ -1,7 +1,11 @@
 """The item file beside a shard: which items a node stands for, and what filters know about them."""
 
-from collections.abc import Collection
+from collections import OrderedDict
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +25,50 @@ COLUMNS = {
 }
 
 
+# Filters of a shard whose passing items are remembered.
+FILTERS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Items that may be shown, by node: of node n, `rows` from starts[n] to starts[n + 1].
+
+    rows: (items,) int64, rising; starts: (nodes + 1,) int64; nodes: labels with such an item, int64, rising.
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    nodes: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray, starts: np.ndarray) -> "Selection":
+        """mask: (rows of the file,) bool; starts: where each node's rows begin."""
+        before = np.concatenate([[0], np.cumsum(mask)])[starts]
+        return cls(np.flatnonzero(mask), before, np.flatnonzero(np.diff(before)))
+
+    @cached_property
+    def allowed(self) -> np.ndarray:
+        """(nodes,) bool."""
+        return np.diff(self.starts) > 0
+
+
+class Codes:
+    """A column of strings that repeat: (rows,) codes, and the strings that they stand for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        encoded = column.combine_chunks().dictionary_encode()
+        self.names: list[str | None] = [*encoded.dictionary.to_pylist(), None]
+        self.codes = encoded.indices.fill_null(len(self.names) - 1).to_numpy(zero_copy_only=False)
+
+    def __getitem__(self, row: int) -> str | None:
+        return self.names[self.codes[row]]
+
+
 class ItemFile:
     """One row an item, sorted by (label, item_id).
 
-    starts: (nodes + 1,) int64, the rows of node n are starts[n] to starts[n + 1]; alive: (rows,) bool.
+    starts: (nodes + 1,) int64, the rows of node n are starts[n] to starts[n + 1]; alive: (rows,) bool; living: the
+    items that are alive and not denied; ids, suppliers, categories: of each row, as Python strings, for speed.
     """
 
     def __init__(self, table: pa.Table, nodes: int) -> None:
@@ -32,6 +76,11 @@ class ItemFile:
         self.labels = table["label"].to_numpy()
         self.alive = table["alive"].to_numpy(zero_copy_only=False)
         self.starts = np.searchsorted(self.labels, np.arange(nodes + 1))
+        self.ids: list[str] = table["item_id"].to_pylist()
+        self.suppliers, self.categories = Codes(table["supplier_id"]), Codes(table["category"])
+        self.living = Selection.of(self.alive, self.starts)
+        self._kept: OrderedDict[bytes, Selection] = OrderedDict()
+        self._turn = Lock()
 
     @classmethod
     def load(cls, path: Path, shard: Shard) -> "ItemFile":
@@ -46,30 +95,45 @@ class ItemFile:
         check_rows(table, shard, name)
         return cls(table.combine_chunks(), shard.nodes)
 
+    def without(self, denied: frozenset[str]) -> "ItemFile":
+        """The same items, of which the denied ones are not shown; shares all columns with this one."""
+        other = copy(self)
+        hidden = pc.is_in(self.table["item_id"], value_set=pa.array(sorted(denied), pa.string())).to_numpy()
+        other.living = Selection.of(self.alive & ~hidden, self.starts)
+        other._kept, other._turn = OrderedDict(), Lock()
+        return other
+
     @property
     def nodes(self) -> int:
         return len(self.starts) - 1
 
-    def nodes_with(self, rows: np.ndarray) -> np.ndarray:
-        """(rows,) bool -> labels (int64, rising) of the nodes that have such a row."""
-        return np.unique(self.labels[rows])
+    def is_shown(self, row: int) -> bool:
+        place = np.searchsorted(self.living.rows, row)
+        return bool(place < len(self.living.rows) and self.living.rows[place] == row)
 
     def row_of(self, item_id: str) -> int | None:
-        """The row of a living item."""
+        """The row of an item that may be shown."""
         row = pc.index(self.table["item_id"], item_id).as_py()
-        return row if row >= 0 and self.alive[row] else None
+        return row if row >= 0 and self.is_shown(row) else None
 
-    def passing(self, where: pc.Expression | None, exclude_suppliers: Collection[str]) -> np.ndarray:
-        """(rows,) bool: living items that pass. Raises UsageError for a filter that cannot be evaluated."""
-        rows = self.alive
-        if len(exclude_suppliers):
-            excluded = pc.is_in(self.table["supplier_id"], value_set=pa.array(list(exclude_suppliers), pa.string()))
-            rows = rows & ~excluded.to_numpy()
-        if where is not None:
-            rows = rows & self.matching(where)
-        return rows
+    def passing(self, where: pc.Expression | None) -> Selection:
+        """The living items that pass; remembered for the last few filters. Raises UsageError for one that fails."""
+        if where is None:
+            return self.living
+        key = bytes(where.__reduce__()[1][0])
+        with self._turn:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = Selection.of(self.matching(where), self.starts)
+        with self._turn:
+            self._kept[key] = found
+            while len(self._kept) > FILTERS_KEPT:
+                self._kept.popitem(last=False)
+        return found
 
     def matching(self, where: pc.Expression) -> np.ndarray:
+        """(rows,) bool: which living items pass."""
         numbered = self.table.append_column("__row", pa.array(np.arange(len(self.table))))
         try:
             found = numbered.filter(where)["__row"].to_numpy()
@@ -77,7 +141,7 @@ class ItemFile:
             columns = ", ".join(f"{field.name} {field.type}" for field in self.table.schema)
             raise UsageError(f"filter {where} does not work ({error}); the columns are {columns}") from error
         rows = np.zeros(len(self.table), dtype=bool)
-        rows[found] = True
+        rows[np.intersect1d(found, self.living.rows, assume_unique=True)] = True
         return rows
 
 

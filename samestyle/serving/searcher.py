@@ -4,20 +4,23 @@ What is downloaded is verified, loaded and tried out before it serves; a failure
 """
 
 import logging
-from collections import Counter
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow.compute as pc
 
-from samestyle.errors import SamestyleError, UsageError
+from samestyle.errors import IntegrityError, SamestyleError, UsageError
+from samestyle.release.denylist import read_denylist
 from samestyle.release.manifest import BANDS, Band, Index, Manifest
-from samestyle.release.publish import current_release, load_manifest, read_pointer
+from samestyle.release.publish import current_release, known_digest, load_manifest, read_pointer
 from samestyle.release.store import Store, open_store
 from samestyle.serving.cache import Cache
-from samestyle.serving.shards import Hit, LoadedShard, Wish
+from samestyle.serving.merge import search_shards
+from samestyle.serving.shards import Hit, LoadedGraph, LoadedShard, Wish
 
 logger = logging.getLogger(__name__)
 
@@ -34,28 +37,76 @@ class Refreshed:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of `parts` even parts of a module's shards, those whose number leaves `number` (0 to parts - 1) over.
+
+    Numbers of shards come and go with the releases; a part stays one.
+    """
+
+    number: int
+    parts: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.parts:
+            raise UsageError(f"part {self.number} of {self.parts}: expected 0 to {self.parts - 1}")
+
+    def of(self, numbers: Iterable[int]) -> list[int]:
+        return [number for number in numbers if number % self.parts == self.number]
+
+
+Choice = Collection[int] | Part | None
+# Graphs in memory by view and sha256. Views never share one: each marks its own dead nodes.
+Graphs = dict[tuple[str, str], LoadedGraph]
+
+
+@dataclass(frozen=True)
 class Generation:
-    """One release in memory: the shards of each view."""
+    """One release in memory: the shards of each view, and the items that are hidden."""
 
     manifest: Manifest
     views: dict[str, list[LoadedShard]]
+    denied: frozenset[str]
 
     @classmethod
-    def load(cls, cache: Cache, manifest: Manifest, module: str, shards: Collection[int] | None) -> "Generation":
-        """Load a module. Raises UsageError for an unknown module or shard, IntegrityError for damage."""
+    def load(cls, cache: Cache, manifest: Manifest, module: str, choice: Choice, there: Graphs) -> "Generation":
+        """Load a module; `there`: graphs in memory.
+
+        Raises UsageError for an unknown module or shard, IntegrityError for damage.
+        """
         indexes = [index for index in manifest.indexes if index.module == module]
         if not indexes:
-            there = ", ".join(manifest.modules())
-            raise UsageError(f"release {manifest.release_id} has no module {module}: it has {there}")
-        return cls(manifest, {index.view: load_shards(cache, index, shards) for index in indexes})
+            known = ", ".join(manifest.modules())
+            raise UsageError(f"release {manifest.release_id} has no module {module}: it has {known}")
+        views = {index.view: load_shards(cache, index, choice, there) for index in indexes}
+        return cls(manifest, views, frozenset())
+
+    def without(self, denied: frozenset[str]) -> "Generation":
+        """The same, but for these items and no others."""
+        if denied == self.denied:
+            return self
+        views = {view: [shard.without(denied) for shard in shards] for view, shards in self.views.items()}
+        return Generation(self.manifest, views, denied)
+
+    def graphs(self) -> Graphs:
+        return {(view, shard.loaded.sha256): shard.loaded for view, shards in self.views.items() for shard in shards}
+
+    def serve(self) -> None:
+        for shards in self.views.values():
+            for shard in shards:
+                shard.serve()
 
 
-def load_shards(cache: Cache, index: Index, wanted: Collection[int] | None) -> list[LoadedShard]:
-    there = {shard.shard: shard for shard in index.shards}
-    numbers = sorted(there if wanted is None else set(wanted))
-    if unknown := [number for number in numbers if number not in there]:
-        raise UsageError(f"{index.module}/{index.view} has no shards {unknown}: it has {sorted(there)}")
-    return [LoadedShard.load(cache, index, there[number]) for number in numbers]
+def load_shards(cache: Cache, index: Index, choice: Choice, there: Graphs) -> list[LoadedShard]:
+    shards = {shard.shard: shard for shard in index.shards}
+    numbers = (
+        choice.of(sorted(shards)) if isinstance(choice, Part) else sorted(shards if choice is None else set(choice))
+    )
+    if unknown := [number for number in numbers if number not in shards]:
+        raise UsageError(f"{index.module}/{index.view} has no shards {unknown}: it has {sorted(shards)}")
+    return [
+        LoadedShard.load(cache, index, shards[number], there.get((index.view, shards[number].graph.sha256)))
+        for number in numbers
+    ]
 
 
 class Searcher:
@@ -67,13 +118,16 @@ class Searcher:
         module: str,
         cache: Cache,
         channel: str,
-        shards: Collection[int] | None,
+        shards: Choice,
         release_id: str | None,
+        encoder_id: str | None,
     ) -> None:
         self.store, self.module, self.cache, self.channel = store, module, cache, channel
-        self.shards = shards
+        self.shards, self.encoder_id = shards, encoder_id
         self.pinned = release_id
-        self._generation = self._load()
+        self._turn = Lock()
+        self._generation = self._load({}).without(frozenset(read_denylist(store).items))
+        self._generation.serve()
 
     @property
     def manifest(self) -> Manifest:
@@ -97,21 +151,27 @@ class Searcher:
         exclude_items: Collection[str] = (),
         exclude_suppliers: Collection[str] = (),
         items_per_node: int = 3,
+        items_per_supplier: int | None = None,
     ) -> list[list[Hit]]:
         """The k nearest items of each vector, best first, equal scores by item_id; fewer if there are fewer.
 
         vectors: (q, dim) or (dim,) float32, of any length but zero. where: over the item file, for example
-        `pc.field("attributes", "price") < 20`. items_per_node: most items that share one photo or title.
-        Raises UsageError for a wrong argument.
+        `pc.field("attributes", "price") < 20`. items_per_node: most items that share one photo or title;
+        items_per_supplier: most items of one supplier. Raises UsageError for a wrong argument.
         """
-        wish = Wish(check_k(k), where, as_set(exclude_items), as_set(exclude_suppliers), max(1, items_per_node))
+        wish = Wish(
+            check_k(k),
+            where,
+            as_set(exclude_items),
+            as_set(exclude_suppliers),
+            max(1, items_per_node),
+            None if items_per_supplier is None else max(1, items_per_supplier),
+        )
         return self._search(self._generation, view, vectors, wish)
 
     def _search(self, generation: Generation, view: str, vectors: np.ndarray, wish: Wish) -> list[list[Hit]]:
         index = generation.manifest.index(self.module, view)
-        queries = unit_queries(vectors, index.dim)
-        answers = [shard.search(queries, wish) for shard in generation.views[view]]
-        return [merge([answer[q] for answer in answers], wish) for q in range(len(queries))]
+        return search_shards(generation.views[view], unit_queries(vectors, index.dim), wish)
 
     def vector_of(self, item_id: str, view: str = "fused") -> np.ndarray:
         """The (dim,) float32 vector of an item. Raises UsageError if the release does not have it."""
@@ -151,23 +211,30 @@ class Searcher:
             row = shard.items.row_of(item_id)
             if row is not None:
                 vector = np.asarray(shard.graph.get_items([shard.items.labels[row]])[0], dtype=np.float32)
-                return vector, shard.items.table["supplier_id"][row].as_py()
+                return vector, shard.items.suppliers[row]
         raise UsageError(f"item {item_id!r} is not in {self.module}/{view} of release {generation.manifest.release_id}")
 
     def refresh(self) -> Refreshed:
-        """Switch to what the channel names now, after loading and trying it beside the old release.
+        """Hide what is denied now, and switch to what the channel names, once that is loaded and tried beside the old.
 
         Never raises for a broken release or store: the old one keeps serving, and the answer says why.
         """
-        serving = self.release_id
-        try:
-            if self.pinned or self._is_current():
-                return Refreshed(serving, False)
-            self._generation = self._load()
-        except (SamestyleError, OSError, MemoryError, RuntimeError) as error:
-            logger.error("release %s keeps serving %s: %s", serving, self.module, error)
-            return Refreshed(serving, False, str(error))
-        return Refreshed(self.release_id, True)
+        with self._turn:
+            before = self._generation
+            try:
+                denied = frozenset(read_denylist(self.store).items)
+                self._switch(before.without(denied))
+                if not self.pinned and not self._is_current():
+                    self._switch(self._load(self._generation.graphs()).without(denied))
+            except (SamestyleError, OSError, MemoryError, RuntimeError) as error:
+                logger.error("release %s keeps serving %s: %s", self.release_id, self.module, error)
+                return Refreshed(self.release_id, False, str(error))
+            return Refreshed(self.release_id, self.manifest is not before.manifest)
+
+    def _switch(self, generation: Generation) -> None:
+        if generation is not self._generation:
+            self._generation = generation
+            generation.serve()
 
     def _is_current(self) -> bool:
         pointer = read_pointer(self.store, self.channel)
@@ -175,15 +242,20 @@ class Searcher:
             raise UsageError(f"channel {self.channel} of {self.store.uri} is gone")
         return pointer.release_id == self.release_id
 
-    def _load(self) -> Generation:
+    def _load(self, there: Graphs) -> Generation:
         if self.pinned:
-            manifest = load_manifest(self.store, self.pinned)
+            manifest = load_manifest(self.store, self.pinned, known_digest(self.store, self.pinned))
         else:
             found = current_release(self.store, self.channel)
             if found is None:
                 raise UsageError(f"channel {self.channel} of {self.store.uri} names no release: publish one first")
             manifest = found[1]
-        return Generation.load(self.cache, manifest, self.module, self.shards)
+        if self.encoder_id not in (None, manifest.encoder.encoder_id):
+            raise IntegrityError(
+                f"release {manifest.release_id} was made with encoder {manifest.encoder.encoder_id}, this reader "
+                f"encodes with {self.encoder_id}: its vectors do not fit; give it the release's own encoder"
+            )
+        return Generation.load(self.cache, manifest, self.module, self.shards, there)
 
 
 def open_release(
@@ -191,15 +263,18 @@ def open_release(
     module: str,
     cache_dir: str | Path,
     channel: str = "current",
-    shards: Sequence[int] | None = None,
+    shards: Sequence[int] | Part | None = None,
     release_id: str | None = None,
+    encoder_id: str | None = None,
 ) -> Searcher:
     """Open a module of the release that a channel names, or of a named one; all its shards, or only some.
 
-    Raises UsageError where there is no such release, module or shard, IntegrityError where it is damaged.
+    encoder_id: the encoder that this reader's queries are made with; a release of another one is refused, and so not
+    switched to. Raises UsageError where there is no such release, module or shard, IntegrityError where it is damaged
+    or does not fit.
     """
     store = open_store(store_uri)
-    return Searcher(store, module, Cache(store, cache_dir), channel, shards, release_id)
+    return Searcher(store, module, Cache(store, cache_dir), channel, shards, release_id, encoder_id)
 
 
 def check_k(k: int) -> int:
@@ -221,23 +296,15 @@ def is_same(supplier: str | None, other: str | None) -> bool:
 
 def unit_queries(vectors: np.ndarray, dim: int) -> np.ndarray:
     """(q, dim) float32 of length 1. Raises UsageError for another shape or a vector without a direction."""
-    queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    queries = np.asarray(vectors, dtype=np.float32)
+    if queries.shape == (dim,):  # one query, as most are: each call of numpy counts
+        length = math.sqrt(queries.dot(queries))
+        if 0 < length < math.inf:
+            return (queries / np.float32(length))[None]
+    queries = np.atleast_2d(queries)
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise UsageError(f"query vectors have the shape {np.shape(vectors)}, expected (q, {dim})")
-    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))[:, None]
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         raise UsageError("a query vector is zero or not finite: it has no direction to search in")
     return queries / lengths
-
-
-def merge(answers: list[list[Hit]], wish: Wish) -> list[Hit]:
-    """The best k of all shards; a node that stands in several shards counts as one."""
-    seen: Counter[str] = Counter()
-    best: list[Hit] = []
-    for hit in sorted((hit for answer in answers for hit in answer), key=lambda hit: (-hit.score, hit.item_id)):
-        if len(best) == wish.k:
-            break
-        seen[hit.node_key] += 1
-        if seen[hit.node_key] <= wish.items_per_node:
-            best.append(hit)
-    return best

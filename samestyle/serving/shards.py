@@ -1,8 +1,8 @@
 """One shard in memory: its graph, its items, and how they are searched together."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import hnswlib
@@ -13,136 +13,168 @@ from samestyle.errors import IntegrityError
 from samestyle.release.manifest import Index, Shard
 from samestyle.serving.cache import Cache
 from samestyle.serving.graph import load_graph, search_exactly
-from samestyle.serving.items import ItemFile
+from samestyle.serving.items import ItemFile, Selection
 
 # So few nodes are searched faster by brute force than through a graph that mostly leads past them.
 FEW_NODES = 2_000
 # A graph search looks at some tens of vectors for each one it returns.
 VECTORS_SEEN = 32
 FILTER_SPARE = 1.5
+# More nodes than this are asked for only by large k, and by caps and exclusions that leave little.
+WIDE = 500
 CANARIES = 8
 # Most that float32 and a stored vector's length may take off a cosine of 1.
 CANARY_SLACK = 1e-3
+# For each query the labels and the cosines of nodes, best first; one array where all have the same length.
+Found = tuple[np.ndarray | list[np.ndarray], np.ndarray | list[np.ndarray]]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Hit:
-    """An item that was found; `score` is the cosine, `attributes` are those of its catalogue row."""
+    """An item that was found; `score` is the cosine. The rest is looked up in its row when it is asked for."""
 
     item_id: str
     score: float
-    supplier_id: str | None
-    category: str | None
-    attributes: dict[str, Any]
-    node_key: str
+    source: ItemFile = field(repr=False, compare=False)
+    row: int = field(repr=False, compare=False)
+
+    @property
+    def supplier_id(self) -> str | None:
+        return self.source.suppliers[self.row]
+
+    @property
+    def category(self) -> str | None:
+        return self.source.categories[self.row]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        names = self.source.table.column_names
+        return (self.source.table["attributes"][self.row].as_py() if "attributes" in names else None) or {}
+
+    @property
+    def node_key(self) -> str:
+        return self.source.table["node_key"][self.row].as_py()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Wish:
     """What a search is asked for, besides its vectors."""
 
     k: int
-    where: pc.Expression | None
-    exclude_items: frozenset[str]
-    exclude_suppliers: frozenset[str]
-    items_per_node: int
+    where: pc.Expression | None = None
+    exclude_items: frozenset[str] = frozenset()
+    exclude_suppliers: frozenset[str] = frozenset()
+    items_per_node: int = 3
+    items_per_supplier: int | None = None
 
 
-class LoadedShard:
-    """A graph in memory with its item file; nodes without a living item are marked deleted."""
+class LoadedGraph:
+    """A graph in memory. Releases that share the file share it; which nodes are dead is set when one serves."""
 
-    def __init__(self, graph: hnswlib.Index, items: ItemFile) -> None:
-        self.graph = graph
-        self.items = items
-        self.living = items.nodes_with(items.alive)
-        for label in np.setdiff1d(np.arange(items.nodes), self.living):
-            graph.mark_deleted(int(label))
+    def __init__(self, graph: hnswlib.Index, sha256: str, nodes: int) -> None:
+        self.graph, self.sha256 = graph, sha256
+        self.dead = np.zeros(nodes, dtype=bool)
+        self._turn = Lock()
 
-    @classmethod
-    def load(cls, cache: Cache, index: Index, shard: Shard) -> "LoadedShard":
-        """Download, verify and open. Raises IntegrityError."""
-        graph = load_graph(cache.fetch(shard.graph), index, shard)
-        loaded = cls(graph, ItemFile.load(cache.fetch(shard.items_file), shard))
-        loaded.answer_canaries(f"{index.module}/{index.view} shard {shard.shard}")
-        return loaded
+    def serve(self, living: np.ndarray, ef: int) -> None:
+        """Find only the nodes `living`. Searches may be on their way: each looks at a node's mark as it passes."""
+        dead = np.ones(len(self.dead), dtype=bool)
+        dead[living] = False
+        with self._turn:
+            died, revived = np.flatnonzero(dead & ~self.dead), np.flatnonzero(self.dead & ~dead)
+            for label in died.tolist():
+                self.graph.mark_deleted(label)
+            for label in revived.tolist():
+                self.graph.unmark_deleted(label)
+            self.dead = dead
+        self.graph.set_ef(ef)
 
-    def answer_canaries(self, name: str) -> None:
-        """Search for some of its own vectors, which warms it. Raises IntegrityError where none is found."""
-        if len(self.living) == 0:
-            return
-        places = np.linspace(0, len(self.living) - 1, num=min(CANARIES, len(self.living)), dtype=np.int64)
-        sample = self.living[places]
-        vectors = np.asarray(self.graph.get_items(sample), dtype=np.float32)
-        _, scores = self.nearest(vectors, 1)
-        if scores.max() < 1 - CANARY_SLACK:
-            raise IntegrityError(f"{name}: searching for {len(sample)} of its own vectors found none")
-
-    def nearest(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(labels int64, cosines float32), each (q, min(k, living nodes)), best first."""
-        k = min(k, len(self.living))
-        if k == 0:
-            return np.empty((len(vectors), 0), np.int64), np.empty((len(vectors), 0), np.float32)
+    def search(self, vectors: np.ndarray, k: int, living: np.ndarray) -> Found:
+        """Through the graph, where at least k nodes are `living`."""
         try:
             labels, distances = self.graph.knn_query(vectors, k=k, num_threads=1)
         except RuntimeError:  # hnswlib reached fewer than k nodes
-            return search_exactly(self.graph, self.living, vectors, k)
-        return labels.astype(np.int64), 1 - distances
+            return self.search_exactly(vectors, k, living)
+        return labels, 1 - distances
 
-    def search(self, vectors: np.ndarray, wish: Wish) -> list[list[Hit]]:
-        """For each vector the items of the nearest nodes: at least k, unless there are fewer."""
-        # an excluded item can use up at most one node
-        nodes = wish.k + len(wish.exclude_items)
-        if wish.where is None and not wish.exclude_suppliers:
-            rows = self.items.alive
-            labels, scores = self.nearest(vectors, nodes)
-            found = [list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), scores.tolist(), strict=True)]
-        else:
-            rows = self.items.passing(wish.where, wish.exclude_suppliers)
-            found = list(self.nearest_passing(vectors, nodes, self.items.nodes_with(rows)))
-        return self.hits(found, rows, wish)
+    def search_exactly(self, vectors: np.ndarray, k: int, labels: np.ndarray) -> Found:
+        """Over the nodes `labels`, as far as they are not marked dead."""
+        try:
+            return search_exactly(self.graph, labels[~self.dead[labels]], vectors, k)
+        except RuntimeError:  # hnswlib hands out no vector of a dead node: another release is being switched to
+            with self._turn:
+                return search_exactly(self.graph, labels[~self.dead[labels]], vectors, k)
 
-    def nearest_passing(self, vectors: np.ndarray, k: int, passing: np.ndarray) -> Iterator[list[tuple[int, float]]]:
-        """(label, cosine) of the nearest among the labels `passing`, for each vector.
+
+class LoadedShard:
+    """A graph with its item file, as one release has them."""
+
+    def __init__(self, loaded: LoadedGraph, items: ItemFile, ef: int, number: int) -> None:
+        self.loaded, self.items, self.ef, self.number = loaded, items, ef, number
+
+    @classmethod
+    def load(cls, cache: Cache, index: Index, shard: Shard, loaded: LoadedGraph | None = None) -> "LoadedShard":
+        """Download, verify, open, try; `loaded`: this shard's graph where it is in memory. Raises IntegrityError."""
+        items = ItemFile.load(cache.fetch(shard.items_file), shard)
+        if loaded is None:
+            path = cache.fetch(shard.graph)
+            loaded = LoadedGraph(load_graph(path, index, shard), shard.graph.sha256, shard.nodes)
+            loaded.serve(items.living.nodes, index.ef_search)
+        opened = cls(loaded, items, index.ef_search, shard.shard)
+        opened.answer_canaries(f"{index.module}/{index.view} shard {shard.shard}")
+        return opened
+
+    def without(self, denied: frozenset[str]) -> "LoadedShard":
+        """The same graph, whose items are shown unless they are denied."""
+        return LoadedShard(self.loaded, self.items.without(denied), self.ef, self.number)
+
+    def serve(self) -> None:
+        """From here on searches meet the living nodes of this release."""
+        self.loaded.serve(self.items.living.nodes, self.ef)
+
+    @property
+    def graph(self) -> hnswlib.Index:
+        return self.loaded.graph
+
+    def answer_canaries(self, name: str) -> None:
+        """Search for some of its own vectors, which warms it. Raises IntegrityError where none is found."""
+        living = np.flatnonzero(~self.loaded.dead)
+        if len(living) == 0:
+            return
+        sample = living[np.linspace(0, len(living) - 1, num=min(CANARIES, len(living)), dtype=np.int64)]
+        vectors = np.asarray(self.graph.get_items(sample), dtype=np.float32)
+        _, distances = self.graph.knn_query(vectors, k=1, num_threads=1)
+        if (1 - distances).max() < 1 - CANARY_SLACK:
+            raise IntegrityError(f"{name}: searching for {len(sample)} of its own vectors found none")
+
+    def nearest(self, vectors: np.ndarray, k: int, passing: Selection) -> Found:
+        """The k best of the passing nodes for each vector, fewer if there are fewer.
 
         Through the graph where many pass; exactly where few do, or where the graph brought too few.
         """
-        k = min(k, len(passing))
-        fetch = math.ceil(FILTER_SPARE * k * len(self.living) / max(1, len(passing))) + 10
-        few = len(passing) <= max(FEW_NODES, VECTORS_SEEN * fetch)
-        labels, scores = search_exactly(self.graph, passing, vectors, k) if few else self.nearest(vectors, fetch)
-        allowed = np.zeros(self.items.nodes, dtype=bool)
-        allowed[passing] = True
-        for query, (own_labels, own_scores) in enumerate(zip(labels, scores, strict=True)):
-            kept = allowed[own_labels]
-            if np.count_nonzero(kept) < k:
-                own_labels, own_scores = (a[0] for a in search_exactly(self.graph, passing, vectors[query:][:1], k))
-                kept = slice(None)
-            yield list(zip(own_labels[kept][:k].tolist(), own_scores[kept][:k].tolist(), strict=True))
+        living, nodes = self.items.living.nodes, passing.nodes
+        k = min(k, len(nodes))
+        if k == 0:
+            return np.empty((len(vectors), 0), np.int64), np.empty((len(vectors), 0), np.float32)
+        if passing is self.items.living:
+            wide = k > WIDE and k * VECTORS_SEEN > len(nodes)
+            return self.loaded.search_exactly(vectors, k, nodes) if wide else self.loaded.search(vectors, k, nodes)
+        fetch = math.ceil(FILTER_SPARE * k * len(living) / len(nodes)) + 10
+        if len(nodes) <= max(FEW_NODES, VECTORS_SEEN * fetch):
+            return self.loaded.search_exactly(vectors, k, nodes)
+        return self.kept(vectors, self.loaded.search(vectors, min(fetch, len(living)), living), k, passing)
 
-    def hits(self, found: list[list[tuple[int, float]]], rows: np.ndarray, wish: Wish) -> list[list[Hit]]:
-        """Nodes to items: of each node the first `items_per_node` that may be shown."""
-        places: list[tuple[int, float]] = []
-        counts: list[int] = []
-        for nodes in found:
-            before = len(places)
-            for label, score in nodes:
-                places += [(row, score) for row in self.members(label, rows, wish)]
-            counts.append(len(places) - before)
-        rows_taken = np.array([row for row, _ in places], dtype=np.int64)
-        taken = self.items.table.take(rows_taken).to_pylist()
-        made = iter([as_hit(row, score) for row, (_, score) in zip(taken, places, strict=True)])
-        return [[next(made) for _ in range(count)] for count in counts]
-
-    def members(self, label: int, rows: np.ndarray, wish: Wish) -> list[int]:
-        """Rows of a node's items that may be shown, by item id."""
-        start, end = self.items.starts[label : label + 2]
-        candidates = (start + np.flatnonzero(rows[start:end])).tolist()
-        if wish.exclude_items:
-            ids = self.items.table["item_id"]
-            candidates = [row for row in candidates if ids[row].as_py() not in wish.exclude_items]
-        return candidates[: wish.items_per_node]
-
-
-def as_hit(row: dict[str, Any], score: float) -> Hit:
-    attributes = row.get("attributes") or {}
-    return Hit(row["item_id"], score, row["supplier_id"], row["category"], attributes, row["node_key"])
+    def kept(self, vectors: np.ndarray, found: Found, k: int, passing: Selection) -> Found:
+        """Of what the graph brought the first k that pass; exact search where it brought too few."""
+        labels: list[np.ndarray] = []
+        scores: list[np.ndarray] = []
+        for vector, own_labels, own_scores in zip(vectors, *found, strict=True):
+            passes = passing.allowed[own_labels]
+            own_labels, own_scores = own_labels[passes], own_scores[passes]
+            if len(own_labels) < k:
+                own_labels, own_scores = (
+                    found[0] for found in self.loaded.search_exactly(vector[None], k, passing.nodes)
+                )
+            labels.append(own_labels[:k])
+            scores.append(own_scores[:k])
+        return labels, scores

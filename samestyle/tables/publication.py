@@ -10,12 +10,13 @@ from samestyle.encoder.registry import local_copy
 from samestyle.errors import RefusedError
 from samestyle.release.gate import run_gate
 from samestyle.release.manifest import EncoderEntry, Manifest, decode
+from samestyle.tables.drift import measure_drift
 from samestyle.tables.night import Night
 
 
 def judged_manifest(night: Night) -> Manifest:
     """The night's manifest, with the gate's results against the parent. Nothing is written but encoder files."""
-    manifest = assemble(night)
+    manifest = replace(assemble(night), probes=measure_drift(night))
     return replace(manifest, gate=run_gate(manifest, night.parent, night.settings.gate))
 
 

@@ -197,6 +197,7 @@ from pyspark.cloudpickle import dumps
 from pyspark.sql.types import StringType
 from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits
+from samestyle.encoder.pipeline import Pipeline
 from samestyle.encoder.registry import EncoderReference
 from samestyle.evaluation.partial import Question
 from samestyle.evaluation.truth import Queries
@@ -214,11 +215,14 @@ placed = [search.PlacedShard(0, Shard(0, None, one, one, 1, 1, 0.0, False, 1, ""
 policy = FetchPolicy(("file",), ("/photos",), "/photos", False, 1000, 1.0, 1.0, 0, 0)
 reference, limits = EncoderReference(store, "none"), DecodeLimits()
 question = Question(Queries(["q"], [("a",)], [None], [None], ["t"], {"image": np.zeros((1, 4), np.float32)}))
+pipeline = Pipeline(policy, limits)
 with patch("pyspark.sql.udf._parse_datatype_string", return_value=StringType()):  # else the JVM reads the type
-    udf = embed.embed_udf(reference, policy, limits, 8, 1, Counter(context).add)
+    column = embed.column_udf(reference, pipeline)
 made = {
-    "embed_udf": udf.func,
-    "shard_builder": shards.shard_builder({0: GraphParameters(4, 4, 10, 1)}, {0: 1}, store),
+    "embed_udf": embed.embed_udf(reference, pipeline, Counter(context, ("fetch",)).add),
+    "column_udf": column.func,
+    "node_reader": shards.node_reader(placed, store),
+    "shard_builder": shards.shard_builder({0: GraphParameters(4, 4, 10, 1)}, {1: 1}, store),
     "vector_sampler": search.vector_sampler(placed, store, 1, 1),
     "recall_measurer": search.recall_measurer(placed, store, {0: np.zeros((1, 4), np.float32)}, 1, (10,)),
     "candidate_finder": search.candidate_finder(placed, store, 1, [10]),
@@ -280,7 +284,8 @@ def test_every_factory_that_a_job_uses_was_sent(sent):
         if isinstance(node, ast.ImportFrom) and inside(node.module or "", "udfs")
         for alias in node.names
     }
-    assert names == {line.split()[0] for line in sent.read_text().splitlines()}
+    in_notebooks = {"column_udf"}
+    assert names | in_notebooks == {line.split()[0] for line in sent.read_text().splitlines()}
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)

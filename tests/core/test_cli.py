@@ -1,17 +1,18 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from encoders import evaluation, write_folder
-from releases import flip_bit, publish_small, small_catalogue
+from releases import flip_bit, judged, make_manifest, publish_small, small_catalogue
 
 from samestyle import cli
 from samestyle.encoder import registry
 from samestyle.release.lease import Holder, Lease
-from samestyle.release.publish import list_releases, read_pointer
+from samestyle.release.publish import list_releases, publish, read_pointer
 from samestyle.release.store import LocalStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,89 @@ def test_rollback_and_back(samestyle, three):
     code, _, err = samestyle("releases", "rollback", "r9")
     assert (code, err.count("\n")) == (2, 1)
     assert "there is no release r9" in err
+
+
+def test_a_candidate_is_promoted_and_taken_back(samestyle, three, tmp_path):
+    candidate = judged(make_manifest(three, tmp_path / "built", "r4", "r3"))
+    publish(three, candidate, "candidate", None)
+    code, _, err = samestyle("releases", "promote", "nobody")
+    assert code == 2
+    assert "channel nobody names no release" in err
+    assert samestyle("releases", "promote", "candidate")[:2] == (0, "channel current names r4 now, r3 before\n")
+    assert samestyle("releases", "promote", "candidate")[0] == 2  # it is there already
+    assert samestyle("releases", "rollback")[1] == "channel current names r3 now, r4 before\n"
+    actions = [(change.action, change.release_id) for change in read_pointer(three, "current").history]
+    assert actions[-2:] == [("promote", "r4"), ("rollback", "r3")]
+
+
+def test_a_damaged_candidate_is_not_promoted(samestyle, three, tmp_path):
+    candidate = judged(make_manifest(three, tmp_path / "built", "r4", "r3"))
+    publish(three, candidate, "candidate", None)
+    flip_bit(three.path(candidate.indexes[0].shards[0].graph.key), 1000)
+    code, _, err = samestyle("releases", "promote", "candidate")
+    assert code == 1
+    assert "release r4 is damaged" in err
+    assert read_pointer(three, "current").release_id == "r3"
+
+
+def test_diff_tells_what_came_and_went_and_what_readers_fetch(samestyle, store, tmp_path):
+    before, after = small_catalogue(60), small_catalogue(60)
+    after.rows[:] = [row for row in after.rows if row["item_id"] != "i00000b"]
+    after.rows[5]["item_id"] = "new"
+    publish_small(store, tmp_path / "built", "r1", catalogue=before, shards=2)
+    publish_small(store, tmp_path / "built", "r2", "r1", catalogue=after, shards=2)
+    code, out, _ = samestyle("releases", "diff", "r1", "r2")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith("search/fused"))
+    assert re.split(r"  +", row) == [
+        "search/fused", "66", "65", "1 (new)", "2 (i00000b, i00005a)", "0.990 -> 0.990"
+    ]  # fmt: skip
+    # both graphs and the encoder stay; the two item files are others
+    assert re.search(r"^readers +3 objects shared, 0.0 MB to fetch$", out, re.M)
+    assert "encoder  " not in out
+    assert samestyle("releases", "diff", "r1", "r9")[0] == 2
+
+
+def test_an_export_is_verified_where_it_lies(samestyle, three, tmp_path):
+    folder = tmp_path / "out"
+    samestyle("releases", "export", str(folder))
+    code, out, _ = samestyle("releases", "verify", "--dir", str(folder))
+    assert code == 0
+    assert out.startswith(f"the export in {folder} is sound")
+    lines = folder / "search/fused/shard-00000.items.jsonl"
+    damages = {
+        "shard-00001.hnsw has sha256": lambda: flip_bit(folder / "search/fused/shard-00001.hnsw", 2000),
+        "shard-00000.items.jsonl is not what": lambda: lines.write_text(lines.read_text().replace("true", "false", 1)),
+        "card.json is missing": (folder / "encoder/card.json").unlink,
+        "left.over is none of the release's": (folder / "left.over").touch,
+    }
+    for said, damage in damages.items():
+        damage()
+        code, _, err = samestyle("releases", "verify", "--dir", str(folder))
+        assert code == 1
+        assert said in err
+        shutil.rmtree(folder)
+        samestyle("releases", "export", str(folder))
+    assert samestyle("releases", "verify", "--dir", str(tmp_path))[0] == 2
+
+
+def test_takedowns_from_the_command_line(samestyle, three):
+    assert samestyle("deny", "list")[1].startswith("nothing is denied")
+    code, out, _ = samestyle("deny", "add", "i1", "i2", "--reason", "a court said so")
+    assert (code, out.splitlines()[0]) == (0, "2 items denied, 0 were already")
+    assert samestyle("deny", "add", "i2", "i3")[1].startswith("1 item denied, 1 were already")
+    _, out, _ = samestyle("deny", "list")
+    assert [line.split()[0] for line in out.splitlines()] == ["item", "i1", "i2", "i3"]
+    assert "a court said so" in out.splitlines()[1]
+    assert samestyle("deny", "remove", "i1", "i9")[1] == "1 item allowed again, 1 were not denied\n"
+
+
+def test_a_store_elsewhere_is_named_by_the_settings(samestyle, s3, tmp_path):
+    publish_small(s3, tmp_path / "built")
+    code, out, _ = samestyle("releases", "verify", f"release.store={s3.uri}")
+    assert (code, out[:19]) == (0, "release r1 is sound")
+    assert samestyle("deny", "add", "i1", f"release.store={s3.uri}")[0] == 0
+    assert "denylist" in s3.list()
 
 
 def test_a_channel_by_name(samestyle, three):

@@ -1,12 +1,14 @@
 import dataclasses
 
+import numpy as np
 import pytest
 from releases import make_manifest
 
-from samestyle.release.gate import failures, run_gate
-from samestyle.release.manifest import Recall
+from samestyle.release.gate import RULES, failures, number, run_gate
+from samestyle.release.manifest import NeighbourProbe, Probes, QualityProbe, Recall, VectorProbe
 from samestyle.release.store import LocalStore
 from samestyle.settings import Gate
+from samestyle.tables.drift import vector_probe
 
 LIMITS = Gate(style_recall_min=0.5)
 
@@ -53,12 +55,14 @@ def test_a_good_release_passes_every_rule(good):
         "items search", "shrink search", "shrink homepage", "growth search", "growth homepage",
             "shrink search/image",
         "rejected", "degraded", "stale", "ledger", "style fused",
+        "style fused against parent", "style image against parent",
+        "balance search/fused", "balance search/image", "balance homepage/fused",
     }  # fmt: skip
 
 
 def test_the_first_release_has_nothing_to_be_compared_with(good):
     rules = {result.rule for result in run_gate(good, None, LIMITS)}
-    assert not any(rule.startswith(("shrink", "growth")) for rule in rules)
+    assert not any(rule.startswith(("shrink", "growth")) or "parent" in rule for rule in rules)
     assert refusals(good) == {}
 
 
@@ -130,3 +134,104 @@ def test_a_view_that_vanishes_is_seen_though_its_module_keeps_its_items(good):
     sentences = [result.sentence for result in failures(run_gate(without, good, LIMITS))]
     assert len(sentences) == 1
     assert sentences[0].startswith("search/image has 0 items after ")
+
+
+def test_a_view_that_finds_fewer_of_the_same_style_than_before_is_refused(good):
+    worse = dataclasses.replace(good, style_recall={"image": 0.45, "fused": 0.8})
+    found = refusals(worse, parent=good)
+    assert list(found) == ["style image against parent"]
+    assert found["style image against parent"].startswith(
+        "same-style R@1 of the image view is 0.4500 after 0.7000 of release r1; the difference is 0.2500, at most 0.2"
+    )
+    assert refusals(good, parent=worse) == {}
+
+
+def with_probes(manifest, **probes):
+    return dataclasses.replace(manifest, probes=Probes(**probes))
+
+
+def test_a_worse_encoder_is_refused_by_the_evaluation_that_both_have(good):
+    probes = (QualityProbe("shop-1", "m-m", 0.8, 0.7), QualityProbe("shop-1", "i-i", 0.6, 0.65))
+    found = refusals(with_probes(good, quality=probes), parent=good)
+    assert list(found) == ["quality m-m"]
+    assert (
+        "in evaluation shop-1 is 0.7000 after 0.8000 of the one before; the difference is 0.1000"
+        in found["quality m-m"]
+    )
+
+
+def unit_rows(count, seed):
+    rows = np.random.default_rng(seed).normal(size=(count, 8))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def vectors_refused(good, now, then):
+    probe = vector_probe("image", now, then)
+    return refusals(with_probes(good, vectors=(probe,)), parent=good)
+
+
+def test_the_vectors_of_a_quiet_night_pass(good):
+    rows = unit_rows(200, 1)
+    mixed = np.vstack([unit_rows(20, 2), rows[20:]])  # a tenth of the items has other photos
+    assert vectors_refused(good, mixed, rows) == {}
+    assert vectors_refused(good, rows, None) == {}
+    assert vectors_refused(good, rows[:0], rows[:0]) == {}
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 2.0])
+def test_vectors_without_a_direction_are_refused(good, value):
+    rows = unit_rows(200, 1)
+    rows[7] = value
+    found = vectors_refused(good, rows, None)
+    assert list(found) == ["vectors image"]
+    assert found["vectors image"].startswith("of 200 image vectors of the sample the number that are zero, not finite")
+
+
+def test_photos_that_became_a_placeholder_are_refused(good):
+    """Every vector is sound by itself: the image server sends "no picture" for half of the shop."""
+    rows = unit_rows(200, 1)
+    same = np.vstack([np.tile(unit_rows(1, 3), (100, 1)), rows[100:]])
+    found = vectors_refused(good, same, rows)
+    assert list(found) == ["centroid image"]
+    assert (
+        "over the same 200 items the mean image centroid against the parent's: its shift is 0."
+        in found["centroid image"]
+    )
+
+
+def test_vectors_that_grew_are_refused(good):
+    found = vectors_refused(good, 1.002 * unit_rows(200, 1), unit_rows(200, 1))
+    assert sorted(found) == ["length image", "vectors image"]
+
+
+def test_neighbours_that_are_all_others_are_refused(good):
+    probes = (NeighbourProbe("search", 500, 8000, 0.3), NeighbourProbe("homepage", 500, 900, 0.9))
+    found = refusals(with_probes(good, neighbours=probes), parent=good)
+    assert list(found) == ["neighbours search"]
+    assert found["neighbours search"].startswith(
+        "of 8,000 neighbours that release r1 lists for 500 sampled items of search the share that is found again is 0.3"
+    )
+
+
+def test_one_shard_that_took_nearly_all_is_refused(good):
+    shards = [dataclasses.replace(good.indexes[0].shards[0], shard=n, nodes=3) for n in range(9)]
+    shards[4] = dataclasses.replace(shards[4], nodes=73)
+    lopsided = with_index(good, 0, shards=tuple(shards))
+    found = refusals(lopsided)
+    assert found["balance search/fused"].startswith(
+        "the largest of 9 shards of search/fused has 73 nodes, the mean is 11; their ratio is 6.7732, at most 3"
+    )
+    assert "balance search/fused" not in refusals(with_index(lopsided, 0, shard_by="category"))
+
+
+def test_every_sentence_has_both_values(good):
+    probes = Probes(
+        (VectorProbe("image", 10, 1, 0.5, 0.5),),
+        (NeighbourProbe("search", 1, 2, 0.5),),
+        (QualityProbe("e", "m-m", 1, 0),),
+    )
+    results = run_gate(dataclasses.replace(good, probes=probes), good, LIMITS)
+    assert {rule.__name__ for rule in RULES} >= {"sound_vectors", "vector_drift", "neighbour_drift", "encoder_quality"}
+    for result in results:
+        for value in (result.value, result.limit):
+            assert number(value) in result.sentence, result

@@ -7,7 +7,7 @@ import pytest
 
 from samestyle.errors import ConflictError, IntegrityError
 from samestyle.release.lease import Holder, Lease, LeaseState, process_space
-from samestyle.release.store import LocalStore
+from samestyle.release.store import LocalStore, StoreError
 
 
 class Clock:
@@ -17,11 +17,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.fixture
-def store(tmp_path):
-    return LocalStore(tmp_path)
 
 
 def holder(run_id, **changes):
@@ -159,3 +154,45 @@ def test_an_unreadable_lock_is_not_taken(store):
     store.put("locks/nightly", b"{}")
     with pytest.raises(IntegrityError, match="expected a lease as JSON"):
         acquire(store, holder("a"), Clock())
+
+
+def test_a_renewal_whose_answer_is_lost_does_not_lose_the_lease(tmp_path):
+    """The store writes it and fails all the same, as a server does that dies before it answers."""
+
+    class Dropping(LocalStore):
+        def swap(self, key, expected, new):
+            super().swap(key, expected, new)
+            if self.drops:
+                self.drops -= 1
+                raise StoreError("the answer was lost")
+
+    store, clock = Dropping(tmp_path), Clock()
+    store.drops = 0
+    lease = acquire(store, elsewhere("first"), clock)
+    store.drops, clock.now = 1, clock.now + 30
+    with pytest.raises(StoreError):
+        lease.check()
+    clock.now += 30
+    lease.check()
+    assert LeaseState.from_json("", store.get("locks/nightly")).expires_at == clock.now + 90
+    lease.release()
+
+
+def test_a_lease_that_was_taken_while_the_store_failed_is_lost(tmp_path):
+    class Failing(LocalStore):
+        fails = False
+
+        def swap(self, key, expected, new):
+            if self.fails:
+                raise StoreError("out of order")
+            super().swap(key, expected, new)
+
+    store, clock = Failing(tmp_path), Clock()
+    first = acquire(store, elsewhere("first"), clock)
+    store.fails = True
+    with pytest.raises(StoreError):
+        first.check()
+    clock.now += 91
+    store.fails = False
+    with acquire(store, elsewhere("second"), clock), pytest.raises(ConflictError, match="lock of run first"):
+        first.check()

@@ -26,7 +26,7 @@ from samestyle.errors import IntegrityError, UsageError
 from samestyle.release.manifest import Recall, RecallPoint
 from samestyle.release.publish import publish, rollback
 from samestyle.release.store import LocalStore
-from samestyle.serving import open_release, shards
+from samestyle.serving import Part, open_release, shards
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -519,3 +519,124 @@ def test_serving_needs_neither_spark_nor_torch_nor_pydantic(store, folder):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
+
+
+# Caps, parts, and what does not fit
+
+
+def test_no_supplier_fills_the_page(store, folder):
+    """Seven suppliers share the items evenly: with a cap of two, 14 items are all that can be shown."""
+    publish_small(store, folder)
+    searcher = opened(store, folder)
+    for query in some_queries():
+        order = expected(small_catalogue(), query, 132)
+        supplier = {row["item_id"]: row["supplier_id"] for row in small_catalogue().rows}
+        seen, wanted = {}, []
+        for item in order:
+            seen[supplier[item]] = seen.get(supplier[item], 0) + 1
+            wanted += [item] if seen[supplier[item]] <= 2 else []
+        assert ids(searcher.search(query, 132, items_per_supplier=2)[0]) == wanted
+        assert (
+            ids(searcher.search(query, 5, items_per_supplier=1)[0])
+            == [hit for hit in wanted if supplier[hit] not in {supplier[one] for one in wanted[: wanted.index(hit)]}][
+                :5
+            ]
+        )
+
+
+def test_suppliers_that_have_nearly_all_can_be_excluded(store, folder):
+    """The nodes that are asked for at first are all of the excluded: more are asked for until k pass."""
+    catalogue = small_catalogue(1000)
+    rows = [{**row, "supplier_id": "rare" if row["label"] % 100 == 0 else "large"} for row in catalogue.rows]
+    publish_small(store, folder, catalogue=Catalogue(catalogue.vectors, rows))
+    for query in some_queries():
+        hits = opened(store, folder).search(query, 8, exclude_suppliers=["large"])[0]
+        wanted = expected(Catalogue(catalogue.vectors, rows), query, 8, lambda row: row["supplier_id"] == "rare")
+        assert ids(hits) == wanted
+
+
+def test_parts_share_out_all_shards_whatever_their_numbers(store, folder):
+    publish_small(store, folder, shards=5)
+    query = some_queries(1)[0]
+    parts = [opened(store, folder, shards=Part(number, 2)) for number in (0, 1)]
+    found = [set(ids(part.search(query, 132)[0])) for part in parts]
+    assert not found[0] & found[1]
+    assert found[0] | found[1] == set(expected(small_catalogue(), query, 132))
+    publish_small(store, folder, "r2", "r1", shards=3)
+    assert all(part.refresh().switched for part in parts)
+    with pytest.raises(UsageError, match="part 2 of 2: expected 0 to 1"):
+        Part(2, 2)
+
+
+def test_a_release_of_another_encoder_is_refused_and_not_switched_to(store, folder):
+    publish_small(store, folder)
+    with pytest.raises(IntegrityError, match="made with encoder encoder1, this reader encodes with other"):
+        opened(store, folder, encoder_id="other")
+    searcher = opened(store, folder, encoder_id="encoder1")
+    other = dataclasses.replace(make_manifest(store, folder, "r2", "r1"), parent="r1")
+    other = dataclasses.replace(other, encoder=dataclasses.replace(other.encoder, encoder_id="encoder2"))
+    publish(store, judged(other), "current", "r1")
+    refreshed = searcher.refresh()
+    assert (refreshed.release_id, refreshed.switched) == ("r1", False)
+    assert "made with encoder encoder2" in refreshed.error
+    assert searcher.search(some_queries(1), 3)[0]
+
+
+def test_an_untouched_graph_is_not_loaded_again(store, folder):
+    """Items die and come back beside the same graphs: the memory of a switch is that of the item files."""
+    catalogue = small_catalogue()
+    publish_small(store, folder, "r1", catalogue=with_dead(catalogue, 1, 2))
+    searcher = opened(store, folder)
+    before = [shard.graph for shard in searcher._generation.views["fused"]]
+    publish_small(store, folder, "r2", "r1", catalogue=with_dead(catalogue, 2, 3))
+    assert searcher.refresh().switched
+    assert [shard.graph for shard in searcher._generation.views["fused"]] == before
+    for node, alive in ((1, True), (2, False), (3, False), (4, True)):
+        found = searcher.search(catalogue.vectors[node], 1)[0][0].item_id == f"i{node:05d}a"
+        assert found == alive
+    assert ids(searcher.search(catalogue.vectors[3], 132)[0]) == expected(
+        with_dead(catalogue, 2, 3), catalogue.vectors[3], 132
+    )
+
+
+def test_searches_go_on_while_nodes_die_and_come_back_in_a_shared_graph(store, folder):
+    """A thread searches all the time, exactly and through the graph, while another switches back and forth."""
+    catalogue = small_catalogue(300)
+    publish_small(store, folder, "r1", catalogue=with_dead(catalogue, *range(150)))
+    searcher = opened(store, folder)
+    publish_small(store, folder, "r2", "r1", catalogue=with_dead(catalogue, *range(150, 300)))
+    one = searcher._generation
+    assert searcher.refresh().switched
+    two, wrong, done = searcher._generation, [], threading.Event()
+
+    def ask():
+        while not done.is_set():
+            for k, where in ((5, None), (400, None), (5, pc.field("category") == "home/mugs")):
+                try:
+                    hits = searcher.search(catalogue.vectors[7], k, where=where)[0]
+                    halves = {int(hit.item_id[1:6]) < 150 for hit in hits}
+                    if len(halves) > 1:
+                        wrong.append(hits)
+                except Exception as error:
+                    wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(60):
+        searcher._switch(one)
+        searcher._switch(two)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_store_on_s3_is_read_like_a_folder(s3, folder):
+    publish_small(s3, folder)
+    searcher = opened(s3, folder)
+    query = some_queries(1)[0]
+    assert ids(searcher.search(query, 10)[0]) == expected(small_catalogue(), query, 10)
+    publish_small(s3, folder, "r2", "r1", catalogue=small_catalogue(seed=3))
+    assert searcher.refresh().switched
+    assert ids(searcher.search(query, 10)[0]) == expected(small_catalogue(seed=3), query, 10)

@@ -18,7 +18,7 @@ from samestyle.release.store import (
 
 
 @pytest.fixture
-def store(tmp_path):
+def local(tmp_path):
     return LocalStore(tmp_path / "store")
 
 
@@ -41,17 +41,26 @@ def test_a_missing_key_is_said_to_be_missing(store):
     store.delete("a/nowhere")
 
 
+def begin_and_die(store, key):
+    """What a writer leaves that was killed while it wrote."""
+    if isinstance(store, LocalStore):
+        store.path(key).parent.mkdir(parents=True, exist_ok=True)
+        (store.path(key).parent / ".tmp-123").write_bytes(b"half")
+    else:
+        store.client.create_multipart_upload(**store.place(key))
+
+
 def test_list_gives_keys_by_prefix_and_hides_what_is_unfinished(store):
     for key in ("objects/b", "objects/a", "releases/r/manifest.json", "objects2"):
         store.put(key, b"")
-    (store.root / "objects" / ".tmp-123").write_bytes(b"half")
+    begin_and_die(store, "objects/half")
     store.swap("channels/current", None, b"x")
     assert list(store.list("objects/")) == ["objects/a", "objects/b"]
     assert list(store.list("rel")) == ["releases/r/manifest.json"]
     assert list(store.list()) == [
         "channels/current", "objects/a", "objects/b", "objects2", "releases/r/manifest.json",
     ]  # fmt: skip
-    assert list(LocalStore(store.root / "not there").list()) == []
+    assert list(open_store(f"{store.uri}/elsewhere").list()) == []
 
 
 @pytest.mark.parametrize(
@@ -71,24 +80,32 @@ def test_keys_that_could_leave_the_store_are_refused(store, key):
             use(key)
 
 
-def test_objects_are_named_by_their_content_and_written_once(store, tmp_path):
+def test_objects_are_named_by_their_content_and_written_once(store, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_bytes(b"hello")
     sha256 = hashlib.sha256(b"hello").hexdigest()
     ref = store.put_object(file, ".hnsw")
     assert ref == ObjectRef(f"objects/{sha256}.hnsw", sha256, 5)
-    inode = store.path(ref.key).stat().st_ino
-    os.utime(store.path(ref.key), (0, 0))
+    assert list(store.list()) == [ref.key]
+    monkeypatch.setattr(store, "put_file", None)  # it is not sent again
     assert store.put_object(file, ".hnsw") == ref
-    assert store.path(ref.key).stat().st_ino == inode
-    assert store.modified_at(ref.key) > 0  # used again: young again, for the garbage collection
+    assert store.get(ref.key) == b"hello"
+
+
+def test_what_is_used_again_is_young_again(local, tmp_path):
+    """For the garbage collection."""
+    (tmp_path / "file").write_bytes(b"hello")
+    ref = local.put_object(tmp_path / "file", ".hnsw")
+    os.utime(local.path(ref.key), (0, 0))
+    local.put_object(tmp_path / "file", ".hnsw")
+    assert local.modified_at(ref.key) > 0
 
 
 def test_a_truncated_object_is_written_again(store, tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"hello")
     ref = store.put_object(file, ".hnsw")
-    store.path(ref.key).write_bytes(b"hel")
+    store.put(ref.key, b"hel")
     store.put_object(file, ".hnsw")
     assert store.get(ref.key) == b"hello"
 
@@ -117,17 +134,15 @@ def test_swap_replaces_only_what_was_expected(store):
         store.swap("channels/c", b"zero", b"two")
     store.swap("channels/c", b"one", b"two")
     assert store.get("channels/c") == b"two"
-    store.swap("channels/c", b"two", None)
-    assert not store.exists("channels/c")
 
 
 def test_of_many_swaps_at_once_each_counts(store):
-    """Eight threads, each with its own store object as in its own process, add 1 to a number 25 times."""
+    """Four threads, each with its own store object as in its own process, add 1 to a number 10 times."""
 
     def add(start):
-        own = LocalStore(store.root)
+        own = open_store(store.uri)
         start.wait()
-        for _ in range(25):
+        for _ in range(10):
             while True:
                 found = own.find("n")
                 try:
@@ -136,55 +151,54 @@ def test_of_many_swaps_at_once_each_counts(store):
                 except ConflictError:
                     continue
 
-    start = threading.Barrier(8)
-    threads = [threading.Thread(target=add, args=(start,)) for _ in range(8)]
+    start = threading.Barrier(4)
+    threads = [threading.Thread(target=add, args=(start,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert store.get("n") == b"200"
+    assert store.get("n") == b"40"
 
 
-def test_a_write_that_fails_leaves_nothing(store):
-    store.put("a/b", b"old")
+def test_a_write_that_fails_leaves_nothing(local):
+    local.put("a/b", b"old")
 
     def write_half():
-        with store.writing("a/b") as target:
+        with local.writing("a/b") as target:
             target.write(b"ne")
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(StoreError, match=r"no room left to write .*a/b"):
         write_half()
-    assert store.get("a/b") == b"old"
-    assert os.listdir(store.root / "a") == ["b"]
+    assert local.get("a/b") == b"old"
+    assert os.listdir(local.root / "a") == ["b"]
 
 
-def test_trouble_with_the_disk_is_told_with_the_path(store):
+def test_trouble_with_the_disk_is_told_with_the_path(local):
     denied = explain(PermissionError(errno.EACCES, "Permission denied", "/srv/x"), "/srv")
     assert denied.startswith("no permission for /srv/x as user")
-    store.root.mkdir()
-    (store.root / "a").write_bytes(b"a file where a folder should be")
+    local.root.mkdir()
+    (local.root / "a").write_bytes(b"a file where a folder should be")
     with pytest.raises(StoreError, match="store/a"):
-        store.put("a/b", b"")
+        local.put("a/b", b"")
 
 
-def test_no_permission_is_a_clear_error(store):
+def test_no_permission_is_a_clear_error(local):
     if os.getuid() == 0:
         pytest.skip("root may write anywhere")
-    store.put("a/b", b"")
-    (store.root / "a").chmod(0o500)
+    local.put("a/b", b"")
+    (local.root / "a").chmod(0o500)
     with pytest.raises(StoreError, match="no permission"):
-        store.put("a/b", b"new")
+        local.put("a/b", b"new")
 
 
-def test_sweep_removes_old_unfinished_files_only(store):
+def test_sweep_removes_what_was_begun_before_and_nothing_else(store):
     store.put("a/b", b"")
-    for name in (".tmp-old", ".tmp-new"):
-        (store.root / "a" / name).write_bytes(b"half")
-    os.utime(store.root / "a" / ".tmp-old", (100, 100))
-    os.utime(store.root / "a" / "b", (100, 100))
-    assert store.sweep(200) == 1
-    assert sorted(os.listdir(store.root / "a")) == [".tmp-new", "b"]
+    begin_and_die(store, "a/half")
+    assert store.sweep(100) == 0
+    assert store.sweep(4e9) == 1
+    assert store.sweep(4e9) == 0
+    assert list(store.list()) == ["a/b"]
 
 
 def test_executors_can_have_it(store):
@@ -202,7 +216,7 @@ def test_open_store_takes_paths_and_file_uris(tmp_path):
     ):
         assert open_store(uri).get("k") == b"v"
     assert open_store(open_store(tmp_path / "a b").uri).get("k") == b"v"
-    with pytest.raises(UsageError, match="s3:// are not supported yet"):
-        open_store("s3://bucket/prefix")
+    with pytest.raises(UsageError, match=r"not hdfs://; docs/operations\.md"):
+        open_store("hdfs://namenode/releases")
     with pytest.raises(UsageError, match="three slashes"):
         open_store("file://srv/data")
