@@ -11,32 +11,39 @@ from samestyle.tables.changes import (
     count_states,
     latest_attempts,
     resolve_items,
+    with_bytes,
     with_contents,
     with_duplicates,
+    without_bytes,
 )
+from samestyle.tables.components import Scratch
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
 from samestyle.tables.preflight import catalogue_facts, check_catalogue
-from samestyle.tables.source import read_catalogue
+from samestyle.tables.source import read_catalogue, unchanging
 from samestyle.tables.waves import embed_waves
 from udfs.embed import embed_udf
 
 
 def run(spark: SparkSession, night: Night) -> None:
-    settings = night.settings
+    settings, baseline = night.settings, night.baseline()
     source = read_catalogue(spark, settings.catalogue)
-    rows = with_duplicates(with_contents(source.rows, settings.embed.max_title_chars))
-    baseline = night.baseline()
-    check_catalogue(catalogue_facts(rows, baseline), settings.preflight)
+    with Scratch(spark, night.run.path / "scratch") as scratch:
+        # Read once: everything after this block sees the same rows, whatever becomes of the source.
+        with unchanging(spark, settings.catalogue, source.version):
+            contents = with_contents(source.rows, settings.embed.max_title_chars)
+            rows = scratch.keep(with_duplicates(without_bytes(contents)))
+            check_catalogue(catalogue_facts(rows, baseline), settings.preflight)
+            rules = RefreshRules(night.started_at, settings.embed.backoff_hours, settings.catalogue.refetch_days)
+            todo = contents_to_attempt(rows, latest_attempts(night.embeddings()), rules)
+            todo = scratch.keep(with_bytes(todo, contents) if "image" in source.mapped else todo)
 
-    rules = RefreshRules(night.started_at, settings.embed.backoff_hours, settings.catalogue.refetch_days)
-    todo = contents_to_attempt(rows, latest_attempts(night.embeddings()), rules)
-    total = embed_waves(todo, night, embed_udf)
+        total = embed_waves(todo, night, embed_udf)
 
-    latest = latest_attempts(night.embeddings())
-    items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at, night.same_encoder())
-    night.lease.check()
-    version = night.warehouse.items().overwrite(items, night.run.run_id)
+        latest = latest_attempts(night.embeddings())
+        items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at, night.same_encoder())
+        night.lease.check()
+        version = night.warehouse.items().overwrite(items, night.run.run_id)
     written = night.warehouse.items().read(version)
     counts = count_states(written) | {"deleted": count_deleted(written, baseline)}
     check_sums(counts)

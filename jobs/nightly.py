@@ -1,8 +1,8 @@
-"""The whole night: embed what is new, build and measure shards, list neighbours, publish."""
+"""The whole night: embed what is new, build and measure shards, list neighbours, publish, tidy up."""
 
 from pyspark.sql import SparkSession
 
-from jobs import build_index, embed, evaluate_index, neighbours, publish
+from jobs import build_index, embed, evaluate_index, maintain, neighbours, publish
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
 
@@ -13,6 +13,7 @@ STAGES = (
     ("evaluate_index", evaluate_index.run),  # shards, items          evaluations
     ("neighbours", neighbours.run),  # shards, items, clicks          neighbours
     ("publish", publish.run),  # everything above                     the release, then the channel
+    ("maintain", maintain.run),  # tables, kept releases              smaller tables
 )
 
 

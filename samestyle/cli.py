@@ -8,143 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from samestyle import __version__, encoder_commands
-from samestyle.console import Call, cell, counted, megabytes, print_pairs, print_table
+from samestyle import __version__, deny_commands, encoder_commands, release_commands
+from samestyle.console import COUNTS, Call, cell, print_pairs, print_table
 from samestyle.errors import SamestyleError, UsageError
-from samestyle.release.export import export_release
-from samestyle.release.lease import NIGHTLY, Holder, Lease
-from samestyle.release.manifest import Manifest
-from samestyle.release.publish import (
-    channels,
-    known_digest,
-    list_releases,
-    load_manifest,
-    read_pointer,
-    rollback,
-    verify_release,
-)
-from samestyle.release.retention import collect_garbage
-from samestyle.release.store import Store
 from samestyle.settings import ENVIRONMENTS, load_settings
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z0-9_-]+)+=.*", re.DOTALL)
-COUNTS = ("read", "fresh", "reused", "stale", "degraded", "rejected", "deleted")
-
-
-def releases_list(call: Call) -> None:
-    named: dict[str, list[str]] = {}
-    for channel, pointer in channels(call.store).items():
-        named.setdefault(pointer.release_id, []).append(channel)
-    rows = [release_row(call.store, name, named.get(name, [])) for name in list_releases(call.store)]
-    if not rows:
-        print(f"no releases in {call.store.uri}")
-        return
-    head = ("release", "created", "items", "recall", "MB", "gate", "channels")
-    print_table(head, sorted(rows, key=lambda row: row[1]))
-
-
-def release_row(store: Store, release_id: str, channel_names: list[str]) -> tuple[str, ...]:
-    names = ", ".join(channel_names)
-    try:
-        manifest = load_manifest(store, release_id)
-    except SamestyleError:
-        return (release_id, "", "", "", "", "not readable", names)
-    recall = min(index.recall.value for index in manifest.indexes)
-    return (
-        release_id,
-        manifest.created_at,
-        f"{max(map(manifest.module_items, manifest.modules())):,}",
-        f"{recall:.3f}",
-        megabytes(sum(ref.bytes for ref in manifest.objects().values())),
-        "forced" if manifest.forced else "passed",
-        names,
-    )
-
-
-def releases_show(call: Call) -> None:
-    release_id = call.release_id()
-    manifest = load_manifest(call.store, release_id, known_digest(call.store, release_id))
-    print_pairs(release_facts(manifest))
-    print()
-    print_table(
-        ("index", "items", "nodes", "shards", "m", "ef_search", "recall", "interval", "orphans"),
-        [index_row(manifest, position) for position in range(len(manifest.indexes))],
-    )
-    print()
-    print_table(
-        ("gate", "", "finding"),
-        [(result.rule, "passed" if result.passed else "FAILED", result.sentence) for result in manifest.gate],
-    )
-
-
-def release_facts(manifest: Manifest) -> list[tuple[str, str]]:
-    style = manifest.style_recall or {}
-    facts = [
-        ("release", manifest.release_id),
-        ("created", manifest.created_at),
-        ("parent", manifest.parent or "none"),
-        ("run", manifest.run_id),
-        ("code", manifest.code_version),
-        ("catalogue", f"{manifest.source.table} {manifest.source.version or ''}".strip()),
-        ("encoder", f"{manifest.encoder.encoder_id} ({manifest.encoder.dim} dimensions)"),
-        ("ledger", ", ".join(f"{manifest.ledger.get(state, 0):,} {state}" for state in COUNTS)),
-        ("same-style R@1", ", ".join(f"{view} {value:.3f}" for view, value in style.items())),
-        ("forced", manifest.forced or ""),
-    ]
-    return [(name, value) for name, value in facts if value]
-
-
-def index_row(manifest: Manifest, position: int) -> tuple[str, ...]:
-    index = manifest.indexes[position]
-    recall = index.recall
-    return (
-        f"{index.module}/{index.view}",
-        f"{index.items:,}",
-        f"{index.nodes:,}",
-        str(len(index.shards)),
-        str(index.m),
-        str(index.ef_search),
-        f"@{recall.k} {recall.value:.3f}",
-        f"{recall.low:.3f} to {recall.high:.3f}",
-        str(index.orphans),
-    )
-
-
-def releases_verify(call: Call) -> None:
-    release_id = call.release_id()
-    verified = verify_release(call.store, release_id)
-    size = megabytes(verified.bytes)
-    print(f"release {release_id} is sound: {verified.objects} objects, {size} MB read and compared")
-
-
-def releases_rollback(call: Call) -> None:
-    before = read_pointer(call.store, call.channel)
-    pointer = rollback(call.store, call.channel, call.arguments.id, deep=not call.arguments.quick)
-    was = before.release_id if before else "nothing"
-    print(f"channel {call.channel} names {pointer.release_id} now, {was} before")
-
-
-def releases_gc(call: Call) -> None:
-    release, delete = call.settings.release, call.arguments.delete
-    grace_s = 3600 * release.grace_hours
-    if not delete:
-        garbage = collect_garbage(call.store, release.keep, grace_s=grace_s)
-    else:
-        holder = Holder.of_this_process("releases-gc")
-        with Lease.acquire(call.store, NIGHTLY, holder, call.settings.lock.lease_s) as lease:
-            garbage = collect_garbage(call.store, release.keep, dry_run=False, grace_s=grace_s, check=lease.check)
-    verb = "removed" if delete else "would remove"
-    for release_id in garbage.releases:
-        print(f"{verb} release {release_id}")
-    counts = f"{counted(len(garbage.releases), 'release')} and {counted(len(garbage.objects), 'object')}"
-    print(f"{verb} {counts}, {megabytes(garbage.bytes)} MB")
-    if not delete and (garbage.releases or garbage.objects):
-        print("nothing was changed: add --delete")
-
-
-def releases_export(call: Call) -> None:
-    manifest = export_release(call.store, call.release_id(), call.arguments.folder)
-    print(f"exported release {manifest.release_id} to {Path(call.arguments.folder).absolute()}")
 
 
 def runs_list(call: Call) -> None:
@@ -191,17 +60,27 @@ def read_summary(path: Path) -> dict[str, Any] | None:
 
 COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] = {
     "releases": (
-        "look at releases, verify them, go back to one",
+        "look at releases, verify and compare them, let a channel name another one",
         {
-            "list": ("all releases, and which channel names which", releases_list),
-            "show": ("one release: counts, recall, the gate's findings", releases_show),
-            "verify": ("compare every byte with the manifest; exit code 1 if one differs", releases_verify),
+            "list": ("all releases, and which channel names which", release_commands.list_all),
+            "show": ("one release: counts, recall, the gate's findings", release_commands.show),
+            "verify": ("compare every byte with the manifest; exit code 1 if one differs", release_commands.verify),
+            "diff": ("what a release changes against another one", release_commands.diff),
+            "promote": ("let release.channel's readers have what another channel names", release_commands.promote_one),
             "rollback": (
                 "let the channel name the release before, or the one that you name",
-                releases_rollback,
+                release_commands.roll_back,
             ),
-            "gc": ("remove releases beyond release.keep, and objects that none needs", releases_gc),
-            "export": ("write a release to a folder that needs no store", releases_export),
+            "gc": ("remove releases beyond release.keep, and objects that none needs", release_commands.collect),
+            "export": ("write a release to a folder that needs no store", release_commands.export),
+        },
+    ),
+    "deny": (
+        "hide items from all readers at once, whatever the releases say",
+        {
+            "list": ("the items that are hidden", deny_commands.list_all),
+            "add": ("hide these items from the readers' next refresh on", deny_commands.add),
+            "remove": ("hide these items no longer", deny_commands.remove),
         },
     ),
     "encoders": (
@@ -245,17 +124,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_own_arguments(command: argparse.ArgumentParser, group: str, name: str) -> None:
-    if group == "encoders":
-        encoder_commands.add_arguments(command, name)
-    elif name == "export":
-        command.add_argument("folder", metavar="DIR", help="a new or empty folder")
-        command.add_argument("--id", help="the release (default: the one that the channel names)")
-    elif name in ("show", "verify", "rollback"):
-        command.add_argument("id", nargs="?", metavar="RUN" if group == "runs" else "ID")
-    if name == "rollback":
-        command.add_argument("--quick", action="store_true", help="compare sizes only, not every byte")
-    if name == "gc":
-        command.add_argument("--delete", action="store_true", help="really remove; without it, say what would go")
+    own = {"encoders": encoder_commands, "releases": release_commands, "deny": deny_commands}
+    if group in own:
+        own[group].add_arguments(command, name)
+    elif name == "show":
+        command.add_argument("id", nargs="?", metavar="RUN")
 
 
 def call_from(argv: Sequence[str]) -> Call:

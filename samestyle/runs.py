@@ -20,7 +20,7 @@ from samestyle.settings import Settings
 
 RUNNING = "running"
 # The records of the stages, in order.
-STAGES = ("embed", "build_index", "evaluate_index", "neighbours", "gate", "publish")
+STAGES = ("embed", "build_index", "evaluate_index", "neighbours", "gate", "publish", "maintain")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ class Catalogue(Section):
         None, description="Folder that relative image URIs start from; default: the catalogue's own folder."
     )
     refetch_days: int = Field(30, ge=1, description="A URI without a version is fetched again after this many days.")
+    sample: float = Field(
+        1.0, gt=0, le=1, description="Share of the items that are read, by a hash of item_id; --sample sets it."
+    )
 
 
 class ClickColumns(Section):
@@ -89,6 +92,23 @@ class Tables(Section):
     """The tables that we write."""
 
     format: Literal["delta", "parquet"] = Field("delta", description="Format of our own tables.")
+    optimize: bool = Field(True, description="Join a table's small files where there are many; Delta only.")
+    file_mib: int = Field(256, ge=1, description="Size of the joined files, in MiB.")
+    vacuum_hours: float | None = Field(
+        168.0,
+        ge=0,
+        description="Files that nothing reads any more are removed when this old, and never what a kept release was "
+        "made from; null: never.",
+    )
+    retain_days: int | None = Field(
+        90,
+        ge=0,
+        description="Vectors and neighbours that no kept release uses are removed when this old; null: never; Delta "
+        "only.",
+    )
+    dead_share: float = Field(
+        0.1, ge=0, le=1, description="Vectors are removed once they are this share, as files are written anew for it."
+    )
 
 
 class Demo(Section):
@@ -114,7 +134,7 @@ class Images(Section):
     roots: tuple[str, ...] = Field(
         (), description="Folders below which file URIs may lie, besides catalogue.image_root."
     )
-    allow_private_networks: bool = Field(False, description="Fetch from private, loopback and link-local addresses.")
+    allow_private_networks: bool = Field(False, description="Fetch from private and loopback addresses too.")
     max_bytes: int = Field(20 * 2**20, ge=1, description="Largest photo, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest photo, in pixels, checked before decoding.")
     max_side: int = Field(16_000, ge=1, description="Longest side of a photo, in pixels.")
@@ -123,6 +143,9 @@ class Images(Section):
     deadline_s: float = Field(30.0, gt=0, description="Seconds for a whole photo; ends slow drips.")
     max_redirects: int = Field(3, ge=0, description="Redirects followed, each checked like the first address.")
     retries: int = Field(2, ge=0, description="Further tries at once after a transient failure.")
+    connections_per_host: int = Field(
+        8, ge=1, description="Most connections of a worker to one host at once; s3 counts as one host."
+    )
 
 
 class Embed(Section):
@@ -130,8 +153,18 @@ class Embed(Section):
 
     wave_rows: int = Field(50_000, ge=1, description="Contents committed together; a killed run loses at most these.")
     task_rows: int = Field(500, ge=1, description="Contents a Spark task.")
+    fetch_threads: int = Field(16, ge=1, description="Photos that a worker fetches at once.")
+    decode_threads: int = Field(2, ge=1, description="Photos that a worker decodes at once.")
     max_title_chars: int = Field(512, ge=1, description="Titles are cut to this many characters.")
-    backoff_hours: float = Field(12.0, ge=0, description="A transient failure is tried again after this many hours.")
+    backoff_hours: float = Field(
+        12.0,
+        ge=0,
+        description="A failure is tried again after this many hours, twice as many after the next one in a row, and so "
+        "on up to catalogue.refetch_days.",
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="What an hour of the machines that embed costs; --dry-run then estimates the cost."
+    )
     transient_max: float = Field(
         0.2,
         ge=0,
@@ -172,6 +205,20 @@ class Index(Section):
 
     seed: int = Field(42, description="Seeds the order of insertion and the levels of the graphs.")
     add_rows: int = Field(10_000, ge=1, description="Vectors handed to hnswlib at a time.")
+    memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Most memory of a task that builds a shard, in GiB; makes shards smaller than shard_rows.",
+    )
+    dead_max: float = Field(
+        0.3, gt=0, le=1, description="A shard of whose nodes a larger share is dead is dissolved, some of them earlier."
+    )
+    dissolve_max: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Share of an index's living nodes that dissolving may insert a night; one shard may always go.",
+    )
     ef_search: tuple[int, ...] = Field(
         (10, 20, 40, 80, 160, 320), min_length=1, description="The values of ef_search that are measured."
     )
@@ -316,11 +363,34 @@ class Gate(Section):
         le=1,
         description="Lowest same-style R@1 of the fused view, where a style column is mapped.",
     )
+    style_drop_max: float = Field(
+        0.2, ge=0, le=1, description="Largest loss of same-style R@1 of a view against the release before."
+    )
+    quality_drop_max: float = Field(
+        0.05, ge=0, le=1, description="Largest loss of recall@1 of a new encoder in the evaluation that both have."
+    )
+    probes: int = Field(
+        500, ge=0, description="Items whose vectors and neighbours are compared with the release before."
+    )
+    bad_vectors_max: int = Field(0, ge=0, description="Sampled vectors that are zero, not finite or not of length 1.")
+    centroid_shift_max: float = Field(
+        0.25, ge=0, description="Largest shift of a view's mean vector, over the same items, between two releases."
+    )
+    norm_shift_max: float = Field(0.001, ge=0, description="Largest shift of the mean length of a view's vectors.")
+    overlap_min: float = Field(
+        0.5, ge=0, le=1, description="Lowest share of the sampled items' neighbours that are found again."
+    )
+    balance_max: float = Field(
+        3.0, ge=1, description="Largest shard of an index, in means of its shards, where it is not cut by category."
+    )
 
 
 class Release(Section):
     """What is handed to serving."""
 
+    store: str | None = Field(
+        None, description="Where releases lie: s3://bucket/prefix, or a folder; default: store/ below paths.root."
+    )
     channel: str = Field("current", pattern=r"^[a-z0-9_-]+$", description="The pointer that publish moves.")
     keep: int = Field(7, ge=1, description="Releases that are kept, besides those that a channel names.")
     grace_hours: float = Field(
@@ -332,6 +402,15 @@ class Lock(Section):
     """Two nights never run at once."""
 
     lease_s: float = Field(120.0, gt=0, description="A holder that is silent for this long counts as dead.")
+
+
+class Notify(Section):
+    """Who is told of the end of a run."""
+
+    command: str | None = Field(
+        None, description="Run at the end of every run, with the path of summary.json added, and the file as its input."
+    )
+    timeout_s: float = Field(60.0, gt=0, description="Seconds after which the command is ended.")
 
 
 DEFAULT_MODULES = {
@@ -367,7 +446,13 @@ class Settings(Section):
     gate: Gate = Field(Gate(), description="Limits that a release must keep.")
     release: Release = Field(Release(), description="What is handed to serving.")
     lock: Lock = Field(Lock(), description="Two nights never run at once.")
+    notify: Notify = Field(Notify(), description="Who is told of the end of a run.")
     own_filters: tuple[str, ...] = Field((), exclude=True)  # modules whose filter is the user's own
+
+    @property
+    def store_uri(self) -> str:
+        """Where releases, encoders and locks lie."""
+        return self.release.store or f"{self.paths.root}/store"
 
     @property
     def is_demo_catalogue(self) -> bool:

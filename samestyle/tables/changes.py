@@ -53,6 +53,20 @@ def with_contents(rows: DataFrame, max_title_chars: int) -> DataFrame:
     )
 
 
+def without_bytes(rows: DataFrame) -> DataFrame:
+    """The same rows with no bytes in place of a photo's: small to keep, sort and join, and keyed all the same."""
+    return rows.withColumn("image", F.when(F.length("image") > 0, F.lit(b"")))
+
+
+def with_bytes(contents: DataFrame, rows: DataFrame) -> DataFrame:
+    """`contents`, one row each, with the bytes of their photos from `rows` (with_contents)."""
+    photos = rows.where("image is not null").select("content_key", "image")
+    wanted = photos.join(contents.select("content_key"), "content_key", "left_semi")
+    # All photos of a content are the same bytes: their digest is in its key.
+    one = wanted.groupBy("content_key").agg(F.first("image").alias("image"))
+    return contents.drop("image").join(one, "content_key", "left").select(*contents.columns)
+
+
 def with_duplicates(rows: DataFrame) -> DataFrame:
     """Rows with `duplicate`: true for all but one row of an item_id. The newest wins, then the smallest digest."""
     digest = F.xxhash64(*[c for c in rows.columns if c not in ("item_id", "updated_at")])
@@ -61,29 +75,36 @@ def with_duplicates(rows: DataFrame) -> DataFrame:
 
 
 def latest_attempts(embeddings: DataFrame) -> DataFrame:
-    """One row a content: its newest attempt (`newest_*`) and its newest finished one (`done_*`, null if none).
+    """One row a content: its newest attempt (`newest_*`), its newest finished one (`done_*`, null if none), and how
+    many attempts have failed since one was good (`failures`).
 
-    `unchanged` says only that a refetch found the same bytes: it is an attempt, and no result.
+    `unchanged` says only that a refetch found the same bytes: it is a good attempt, and no result.
     """
     fields = ["outcome", "reason", "detail", "transient", "embedded_at", "run_id", "image_digest"]
     attempt = F.struct("embedded_at", *[f for f in fields if f != "embedded_at"])
     finished = ~F.col("transient") & (F.col("outcome") != "unchanged")
+    good = F.col("outcome").isin("embedded", "unchanged")
     grouped = embeddings.groupBy("content_key").agg(
         F.max_by(attempt, "embedded_at").alias("newest"),
         F.max_by(F.when(finished, attempt), F.when(finished, F.col("embedded_at"))).alias("done"),
+        F.max(F.when(good, F.col("embedded_at"))).alias("good_at"),
+        F.collect_list(F.when(~good, F.col("embedded_at"))).alias("failed_at"),
     )
+    since = F.filter("failed_at", lambda at: F.col("good_at").isNull() | (at > F.col("good_at")))
     columns = [F.col(f"{row}.{f}").alias(f"{row}_{f}") for row in ("newest", "done") for f in fields]
-    return grouped.select("content_key", *columns)
+    return grouped.select("content_key", *columns, F.size(since).alias("failures"))
 
 
 def contents_to_attempt(rows: DataFrame, latest: DataFrame, rules: RefreshRules) -> DataFrame:
     """The contents of `rows` that need an attempt, one row each, with `known_digest` of the image that serves.
 
     Those never attempted; those whose newest attempt failed for a transient reason, after back-off; and URIs without a
-    version, whose picture may change unseen: after `refetch_days`, or after back-off where it is broken.
+    version, whose picture may change unseen: after `refetch_days`, or after back-off where it is broken. The back-off
+    doubles with each failure in a row, up to `refetch_days`: a catalogue's dead links are not fetched every night.
     """
     age_hours = (F.lit(rules.now).cast("double") - F.col("newest_embedded_at").cast("double")) / 3600
-    rested = age_hours >= rules.backoff_hours
+    doubled = F.pow(F.lit(2.0), F.least(F.col("failures") - 1, F.lit(30))) * rules.backoff_hours
+    rested = age_hours >= F.least(doubled, F.lit(max(rules.refetch_days * 24.0, rules.backoff_hours)))
     unversioned = F.col("image_uri").isNotNull() & F.col("image_version").isNull()
     broken = F.col("newest_outcome").isin("rejected", "degraded")
     wanted = (
@@ -99,8 +120,8 @@ def contents_to_attempt(rows: DataFrame, latest: DataFrame, rules: RefreshRules)
 
 
 def distinct_contents(rows: DataFrame) -> DataFrame:
-    """The contents of `rows`, one row each: CONTENT_COLUMNS and image_version."""
-    content = rows.where("content_key is not null and not duplicate")
+    """The contents of `rows` that an item may show, one row each: CONTENT_COLUMNS and image_version."""
+    content = rows.where("content_key is not null and item_id != '' and not duplicate")
     # Any row of a content will do, but always the same one: URIs may differ only where an image version is equal.
     fields = F.struct(*CONTENT_COLUMNS[1:], "image_version")
     return (

@@ -45,6 +45,14 @@ class Table:
     schema: str
     format: str
     partition_by: tuple[str, ...] = ()
+    # Delta's table properties, set when the table is made.
+    properties: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def exists(self) -> bool:
+        if self.format == "delta":
+            return DeltaTable.isDeltaTable(self.spark, self.path)
+        return bool(self._committed("*"))
 
     def append(self, rows: DataFrame) -> None:
         """Add rows in one commit."""
@@ -91,8 +99,9 @@ class Table:
 
     def _writer(self, rows: DataFrame) -> DataFrameWriter:
         # Spark does not read several roots that are partitioned each for itself, as Parquet's commits would be.
-        partitions = self.partition_by if self.format == "delta" else ()
-        return rows.write.format(self.format).partitionBy(*partitions)
+        if self.format != "delta":
+            return rows.write.format(self.format)
+        return rows.write.format("delta").options(**dict(self.properties)).partitionBy(*self.partition_by)
 
     def no_rows(self) -> DataFrame:
         return self.spark.createDataFrame([], self.schema)

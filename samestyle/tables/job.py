@@ -12,15 +12,22 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from samestyle.encoder.registry import EncoderReference, adopt_encoder, wanted_encoder, wanted_manifest
+from samestyle.encoder.registry import (
+    EncoderReference,
+    adopt_encoder,
+    current_encoder,
+    local_copy,
+    wanted_encoder,
+    wanted_manifest,
+)
 from samestyle.encoder.sources import default_kind
-from samestyle.errors import ConflictError, RefusedError, SamestyleError
+from samestyle.errors import ConflictError, RefusedError, SamestyleError, UsageError
 from samestyle.progress import say
 from samestyle.release.lease import NIGHTLY, Holder, Lease
 from samestyle.release.publish import load_manifest
 from samestyle.release.store import Store, open_store
 from samestyle.runs import RUNNING, RunFolder, dead_or_new_run, find_run, new_run, paths_root
-from samestyle.settings import Settings, load_settings, to_yaml
+from samestyle.settings import Section, Settings, load_settings, to_yaml
 from samestyle.tables.inputs import with_demo_catalogue
 from samestyle.tables.night import Night, starting_point
 from samestyle.tables.plan import describe_plan
@@ -61,6 +68,12 @@ def parse_arguments(stage: str, doc: str, argv: Sequence[str] | None) -> argpars
         action="store_true",
         help="print the settings and the plan; draws the demo shop, writes nothing else",
     )
+    parser.add_argument(
+        "--sample",
+        metavar="SHARE",
+        type=float,
+        help="a trial on a share of the items, such as 0.01, in a folder of its own",
+    )
     parser.add_argument("--run", metavar="RUN_ID", help="the run that a stage alone goes on with; default: the latest")
     parser.add_argument("--force", metavar="REASON", help="publish although the gate refuses; the reason is recorded")
     return parser.parse_intermixed_args(argv)  # a setting may stand behind an option as well
@@ -85,6 +98,9 @@ def demo_banner(settings: Settings) -> Iterator[None]:
 
 def run_stage(stage: str, run: JobFunction, starts: bool, settings: Settings, arguments: argparse.Namespace) -> int:
     settings = with_demo_catalogue(settings, say)
+    if arguments.sample is not None:
+        settings = with_sample(settings, arguments.sample)
+        say(f"TRIAL on {arguments.sample:g} of the items, everything below {settings.paths.root}; it is no baseline")
     with session(stage) as spark:
         return run_in_session(spark, stage, run, starts, settings, arguments)
 
@@ -183,6 +199,25 @@ def report_failure(stage: str, error: Exception) -> int:
     traceback.print_exception(error)
     say(f"{stage} failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", sys.stderr)
     return SamestyleError.exit_code
+
+
+def with_sample(settings: Settings, share: float) -> Settings:
+    """The same on a share of the items, with tables, store and lock of its own, and the encoder that is in use.
+
+    Raises UsageError for what is no share.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"--sample {share:g} is no share: name one above 0 and below 1, such as 0.01")
+    store = open_store(settings.store_uri)
+    current = None if settings.encoder.path else current_encoder(store)
+    path = str(local_copy(store, current)) if current else settings.encoder.path
+    changed: dict[str, tuple[Section, dict[str, Any]]] = {
+        "paths": (settings.paths, {"root": str(paths_root(settings) / "samples" / f"{share:g}")}),
+        "release": (settings.release, {"store": None}),
+        "catalogue": (settings.catalogue, {"sample": share}),
+        "encoder": (settings.encoder, {"path": path}),
+    }
+    return settings.model_copy(update={name: part.model_copy(update=new) for name, (part, new) in changed.items()})
 
 
 def exported_encoder(settings: Settings) -> Path:

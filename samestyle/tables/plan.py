@@ -1,16 +1,18 @@
 """What a run would do, counted but not done: `--dry-run`."""
 
-import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from samestyle.index.nodes import GraphParameters
+from samestyle.progress import clock
 from samestyle.release.manifest import Manifest
 from samestyle.release.publish import load_manifest
 from samestyle.release.store import Store
+from samestyle.runs import list_runs
 from samestyle.settings import Settings
 from samestyle.tables.changes import (
     RefreshRules,
@@ -18,7 +20,10 @@ from samestyle.tables.changes import (
     latest_attempts,
     with_contents,
     with_duplicates,
+    without_bytes,
 )
+from samestyle.tables.io import only_row
+from samestyle.tables.modules import shard_lines
 from samestyle.tables.night import starting_point
 from samestyle.tables.preflight import catalogue_facts, check_catalogue
 from samestyle.tables.source import read_catalogue
@@ -36,7 +41,7 @@ def describe_plan(spark: SparkSession, settings: Settings, store: Store, encoder
 
 def plan_lines(spark: SparkSession, settings: Settings, store: Store, encoder: dict[str, Any]) -> Iterator[str]:
     source = read_catalogue(spark, settings.catalogue)
-    rows = with_duplicates(with_contents(source.rows, settings.embed.max_title_chars))
+    rows = with_duplicates(without_bytes(with_contents(source.rows, settings.embed.max_title_chars)))
     begun = starting_point(store, settings.release.channel)
     warehouse = Warehouse.of(spark, settings)
     parent = load_manifest(store, begun["parent"]) if begun["parent"] else None
@@ -51,10 +56,12 @@ def plan_lines(spark: SparkSession, settings: Settings, store: Store, encoder: d
     yield f"              serves {facts.served:,} items, {facts.missing:,} of them are gone"
     yield from encoder_lines(encoder, parent)
     attempts = count_attempts(settings, rows, warehouse.embeddings_of(encoder["encoder_id"]))
-    yield f"  embed       {attempts:,} contents, in waves of {settings.embed.wave_rows:,}"
+    yield f"  embed       {attempts.contents:,} contents, in waves of {settings.embed.wave_rows:,}"
+    yield f"              {attempts.fetches:,} photos to fetch"
+    yield from cost_lines(settings, attempts.contents, encoder["encoder_id"])
     tables = ", ".join(("embeddings", "items", "evaluations", "neighbours", "runs"))
     yield f"  tables      {tables} ({settings.tables.format}) below {warehouse.root}/tables"
-    yield from shard_lines(settings, facts.rows, encoder["identity"]["dim"])
+    yield from shard_lines(settings, facts.rows, encoder["identity"]["dim"], parent, encoder["encoder_id"])
     yield f"  publish     to {store.uri}, channel {settings.release.channel}"
 
 
@@ -66,17 +73,40 @@ def encoder_lines(encoder: dict[str, Any], parent: Manifest | None) -> Iterator[
         yield "              what has no vectors of this encoder yet is embedded (backfill does that ahead)"
 
 
-def count_attempts(settings: Settings, rows: DataFrame, embeddings: DataFrame) -> int:
+@dataclass(frozen=True)
+class Attempts:
+    """Contents to attempt, and photos to fetch for them; those whose bytes the catalogue holds need no fetch."""
+
+    contents: int
+    fetches: int
+
+
+def count_attempts(settings: Settings, rows: DataFrame, embeddings: DataFrame) -> Attempts:
     rules = RefreshRules(datetime.now(UTC), settings.embed.backoff_hours, settings.catalogue.refetch_days)
-    return contents_to_attempt(rows, latest_attempts(embeddings), rules).count()
+    todo = contents_to_attempt(rows, latest_attempts(embeddings), rules)
+    fetched = F.col("image_uri").isNotNull() & F.col("image").isNull()
+    return Attempts(**only_row(todo.agg(F.count("*").alias("contents"), F.count_if(fetched).alias("fetches"))).asDict())
 
 
-def shard_lines(settings: Settings, rows: int, dim: int) -> Iterator[str]:
-    """An upper bound: as if every row were a node of every view."""
-    for name, module in settings.modules.items():
-        graph = GraphParameters(dim, module.m, module.ef_construction, settings.index.seed)
-        nodes = min(rows, module.shard_rows)
-        memory = nodes * graph.bytes_per_vector() / 2**20
-        shards = math.ceil(rows / module.shard_rows)
-        views = ", ".join(module.views)
-        yield f"  build_index {name} ({views}): up to {shards} shards a view, {memory:,.0f} MiB of memory a shard"
+def cost_lines(settings: Settings, contents: int, encoder_id: str) -> Iterator[str]:
+    """Time and cost of embedding, from the rate of an earlier run."""
+    if not contents:
+        return
+    known = best_known_rate(settings, encoder_id)
+    if known is None:
+        yield "              time unknown: no earlier run below paths.root has embedded with this encoder"
+        return
+    run_id, rate = known
+    seconds, price = contents / rate, settings.embed.price_per_hour
+    cost = "" if price is None else f", costs {seconds / 3600 * price:,.2f} at {price:,.2f} an hour"
+    yield f"              about {clock(seconds)} at {rate:,.1f} contents/s, as in run {run_id}{cost}"
+
+
+def best_known_rate(settings: Settings, encoder_id: str) -> tuple[str, float] | None:
+    """The run that embedded most with this encoder, and its contents a second: in small ones, starting takes longer."""
+    rates = {}
+    for run in list_runs(settings):
+        spent, start = run.read("throughput"), run.read("start") or {}
+        if spent and spent["rows"] and spent["seconds"] and start.get("encoder_id") == encoder_id:
+            rates[spent["rows"], run.run_id] = spent["rows"] / spent["seconds"]
+    return (max(rates)[1], rates[max(rates)]) if rates else None

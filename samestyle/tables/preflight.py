@@ -27,9 +27,10 @@ def catalogue_facts(rows: DataFrame, baseline: DataFrame) -> CatalogueFacts:
             F.count_if(F.col("duplicate") & F.col("item_id").isNotNull()).alias("duplicates"),
         )
     )
-    served = baseline.where("content_key is not null").select("item_id")
-    missing = served.join(rows.select("item_id").distinct(), "item_id", "left_anti").count()
-    return CatalogueFacts(counted["rows"], counted["duplicates"], served.count(), missing)
+    here = rows.select("item_id").distinct().withColumn("here", F.lit(True))
+    served = baseline.where("content_key is not null").select("item_id").join(here, "item_id", "left")
+    compared = only_row(served.agg(F.count("*").alias("served"), F.count_if(F.col("here").isNull()).alias("missing")))
+    return CatalogueFacts(counted["rows"], counted["duplicates"], compared["served"], compared["missing"])
 
 
 def check_catalogue(facts: CatalogueFacts, limits: Preflight) -> None:

@@ -64,3 +64,8 @@ OUTCOME = """
     image_digest string, outcome string, reason string, detail string, transient boolean,
     image_vector array<float>, text_vector array<float>, fused_vector array<float>
 """
+
+# What the embedding job hands to workers of a content, and what comes back.
+CONTENT_KEYS = ("content_key", "title_hash", "image_key")
+CONTENT = (*CONTENT_KEYS, "title", "image", "image_uri", "known_digest")
+ATTEMPT = ", ".join([*(f"{name} string" for name in CONTENT_KEYS), OUTCOME.strip()])

@@ -2,19 +2,23 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import BinaryType
+from pyspark.sql.types import BinaryType, StringType
 
 from samestyle.errors import InputError, UsageError
 from samestyle.settings import Catalogue, Clicks
 from samestyle.tables.io import escape_glob, list_files, only_row
 from samestyle.tables.schemas import CATALOGUE_COLUMNS, CLICK_COLUMNS
+
+SAMPLE_OF = 1_000_000  # the finest share that a sample can have is one of these
+FILES = "files-"  # what the version of a source begins with that has none of its own
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,12 @@ def read_catalogue(spark: SparkSession, catalogue: Catalogue) -> Source:
         if attribute not in raw.columns:
             raise missing("catalogue.attributes", attribute, raw.columns)
     # A struct needs a field: Parquet has no type for an empty one.
-    fields = [F.col(f"`{name}`") for name in catalogue.attributes] or [F.lit(None).cast("string").alias("none")]
+    fields = [attribute_column(raw, name) for name in catalogue.attributes] or [
+        F.lit(None).cast("string").alias("none")
+    ]
     rows = raw.select(*our_columns(mapping, CATALOGUE_COLUMNS), F.struct(*fields).alias("attributes"))
+    if catalogue.sample < 1:
+        rows = rows.where(F.pmod(F.xxhash64("item_id"), F.lit(SAMPLE_OF)) < round(catalogue.sample * SAMPLE_OF))
     return Source(rows, catalogue.table or str(catalogue.path), version, frozenset(mapping))
 
 
@@ -67,6 +75,32 @@ def read_clicks(spark: SparkSession, clicks: Clicks) -> DataFrame | None:
 def pin_version(spark: SparkSession, source: Catalogue) -> str:
     """What pins the source as it is now."""
     return read_raw(spark, source)[1]
+
+
+@contextmanager
+def unchanging(spark: SparkSession, catalogue: Catalogue, version: str) -> Iterator[None]:
+    """Wraps whatever reads the source that was at `version`, to the last row.
+
+    Files have no versions: those that somebody overwrites meanwhile would be read half before and half after.
+    Raises InputError where that happened.
+    """
+    try:
+        yield
+    except PySparkException:  # that a file is gone, or shorter than it was, follows from the same cause
+        check_unchanged(spark, catalogue, version)
+        raise
+    check_unchanged(spark, catalogue, version)
+
+
+def check_unchanged(spark: SparkSession, catalogue: Catalogue, version: str) -> None:
+    if not version.startswith(FILES):
+        return
+    now = pin_version(spark, catalogue)
+    if now != version:
+        raise InputError(
+            f"the catalogue {catalogue.table or catalogue.path} was overwritten while it was read: it was at {version} "
+            f"and is at {now} now; run again, and write it elsewhere first, to move it into place, or keep it in Delta"
+        )
 
 
 def read_raw(spark: SparkSession, source: Catalogue | Clicks) -> tuple[DataFrame, str]:
@@ -116,7 +150,7 @@ def files_version(rows: DataFrame) -> str:
         # Names come as URIs, in which a blank is %20.
         for status in list_files(rows.sparkSession, escape_glob(unquote(file))):
             described.append(f"{file} {status.getLen()} {status.getModificationTime()}")
-    return "files-" + hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+    return FILES + hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 
 
 def map_columns(raw: DataFrame, wanted: dict[str, str | None], section: str) -> dict[str, str]:
@@ -153,8 +187,17 @@ def our_columns(mapping: dict[str, str], types: dict[str, str]) -> list[Column]:
     ]
 
 
+def attribute_column(raw: DataFrame, name: str) -> Column:
+    column = F.col(f"`{name}`")
+    is_text = isinstance(raw.schema[name].dataType, StringType)
+    return as_kind(column, "string").alias(name) if is_text else column
+
+
 def as_kind(column: Column, kind: str) -> Column:
     """Null where a value does not fit. Seconds since 1970 are a time in text as well: CSV knows no numbers."""
+    if kind == "string":
+        # Parquet and Spark take any bytes for text, and Arrow, which every Python stage reads, takes only UTF-8.
+        return F.make_valid_utf8(column.try_cast(kind))
     if kind != "timestamp":
         return column.try_cast(kind)
     seconds = column.try_cast("string").try_cast("double").try_cast("timestamp")

@@ -9,6 +9,13 @@ from samestyle.settings import Settings
 from samestyle.tables import schemas
 from samestyle.tables.io import Table, escape_glob, list_files
 
+# Delta refuses to read versions older than a week, unless the table says otherwise, and a release reads its own for as
+# long as it is kept. maintenance.py knows how long that is, and removes what is older.
+KEEP_VERSIONS = (
+    ("delta.deletedFileRetentionDuration", "interval 3650 days"),
+    ("delta.logRetentionDuration", "interval 3650 days"),
+)
+
 
 class LatestTable(Table):
     """A table that each run replaces whole: unless a version is named, the latest one is read."""
@@ -44,7 +51,8 @@ class Warehouse:
 
     def items(self) -> Table:
         """Read it at a version: its attributes follow the settings of the night that wrote it."""
-        return self.table("items", schemas.items("struct<none: string>"))
+        schema = schemas.items("struct<none: string>")
+        return Table(self.spark, f"{self.root}/tables/items", schema, self.format, properties=KEEP_VERSIONS)
 
     @property
     def pairs(self) -> LatestTable:

@@ -155,7 +155,7 @@ def test_neighbours_hold_to_their_bands(night, tables):
 def test_the_release_verifies_and_the_ledger_names_every_stage(night, release, tables):
     assert verify_release(open_store(night.root / "store"), release.release_id).objects > 10
     stages = [r["stage"] for r in tables.runs.read().orderBy("ended_at").collect()]
-    assert stages == ["embed", "build_index", "evaluate_index", "neighbours", "publish"]
+    assert stages == ["embed", "build_index", "evaluate_index", "neighbours", "publish", "maintain"]
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ def released_items(root) -> set[str]:
     _, manifest = current_release(store)
     verify_release(store, manifest.release_id)
     shards = manifest.index("search", "fused").shards
-    return {i for s in shards for i in pq.read_table(store.path(s.items_file.key)).column("item_id").to_pylist()}
+    tables = [pq.read_table(store.path(s.items_file.key), columns=["item_id", "alive"]) for s in shards]
+    return {item for table in tables for item in table.filter(table["alive"])["item_id"].to_pylist()}
 
 
 def test_ten_days_of_the_demo_shop(run_job, tmp_path):

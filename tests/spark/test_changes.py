@@ -15,8 +15,10 @@ from samestyle.tables.changes import (
     count_states,
     latest_attempts,
     resolve_items,
+    with_bytes,
     with_contents,
     with_duplicates,
+    without_bytes,
 )
 
 NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
@@ -161,6 +163,48 @@ def test_uris_without_a_version_are_fetched_again_with_the_known_digest(spark):
     assert found == {"old": "d1", "broken": None}
 
 
+def test_the_back_off_doubles_with_each_failure_in_a_row_up_to_the_age_of_a_refetch(spark):
+    """12 hours after the first, 24 after the second, 48 after the third; a good attempt in between starts anew."""
+    names = ("second", "second_rested", "third", "recovered", "dead", "dead_rested")
+    rows = catalogue(spark, *({"item_id": name, "image_uri": name} for name in names))
+
+    def failed(name, *hours_ago):
+        down = {"of": name, "outcome": "rejected", "reason": "timeout", "transient": True}
+        return [down | {"hours_ago": hours} for hours in hours_ago]
+
+    month = 30 * 24
+    found = wanted(
+        spark,
+        rows,
+        *failed("second", 40, 23),
+        *failed("second_rested", 40, 25),
+        *failed("third", 90, 70, 47),
+        *failed("recovered", 90, 70, 13),
+        {"of": "recovered", "hours_ago": 50, "digest": "d"},
+        *failed("dead", *range(month - 1, month + 40)),
+        *failed("dead_rested", *range(month, month + 40)),
+    )
+    assert found == {"second_rested": None, "recovered": "d", "dead_rested": None}
+
+
+def test_a_row_without_an_id_costs_no_encoder_call(spark):
+    rows = catalogue(spark, {"title": "nameless"}, {"item_id": "", "title": "empty"}, {"item_id": "a", "title": "a"})
+    todo = contents_to_attempt(rows, latest_attempts(attempts(spark, {})), RULES)
+    assert [r["title"] for r in todo.collect()] == ["a"]
+
+
+def test_photos_of_a_binary_column_are_carried_for_the_contents_to_attempt_alone(spark):
+    photos = [("a", b"photo one"), ("b", b"photo one"), ("c", b"photo two"), ("d", None)]
+    contents = catalogue(spark, *({"item_id": name, "image": image, "title": "mug"} for name, image in photos))
+    rows = without_bytes(contents)
+    assert {bytes(r["image"]) for r in rows.where("image is not null").collect()} == {b""}
+    assert keys_of(rows) == keys_of(contents)
+    latest = latest_attempts(attempts(spark, keys_of(rows), {"of": "c"}))
+    todo = with_bytes(contents_to_attempt(rows, latest, RULES), contents).collect()
+    images = {r["content_key"]: r["image"] and bytes(r["image"]) for r in todo}
+    assert images == {keys_of(rows)["a"]: b"photo one", keys_of(rows)["d"]: None}
+
+
 def states(spark, rows, history, baseline=None):
     keys = keys_of(rows)
     latest = latest_attempts(attempts(spark, keys, *history))
@@ -231,6 +275,63 @@ def test_an_unchanged_refetch_reuses_the_vectors(spark):
     ]
     row = states(spark, rows, history).first()
     assert (row["state"], row["served_at"].replace(tzinfo=UTC)) == ("reused", NOW - timedelta(hours=800))
+
+
+def one_state(spark, rows, history, baseline=None):
+    row = states(spark, rows, history, baseline).first()
+    return row["state"], row["reason"], row["served_at"] and row["served_at"].replace(tzinfo=UTC)
+
+
+def test_a_refetch_that_finds_another_photo_serves_its_vectors(spark):
+    rows = catalogue(spark, {"item_id": "a", "image_uri": "u"})
+    history = [{"of": "a", "hours_ago": 800, "digest": "old"}, {"of": "a", "hours_ago": 0, "run": "tonight"}]
+    assert one_state(spark, rows, history) == ("fresh", None, NOW)
+
+
+def test_a_degraded_item_gets_well_and_a_good_one_may_degrade(spark):
+    rows = catalogue(spark, {"item_id": "a", "title": "mug", "image_uri": "u"})
+    broken = {"of": "a", "outcome": "degraded", "reason": "truncated"}
+    good = {"of": "a", "digest": "d"}
+    later = {"hours_ago": 0, "run": "tonight"}
+    assert one_state(spark, rows, [broken, good | later]) == ("fresh", None, NOW)
+    assert one_state(spark, rows, [good, broken | later]) == ("degraded", "truncated", NOW)
+    down = {"of": "a", "outcome": "rejected", "reason": "timeout", "transient": True} | later
+    assert one_state(spark, rows, [broken, down]) == ("stale", "timeout", NOW - timedelta(hours=24))
+
+
+def test_what_was_rejected_for_good_stays_so_while_its_photo_cannot_be_fetched(spark):
+    rows = catalogue(spark, {"item_id": "a", "image_uri": "u"})
+    history = [
+        {"of": "a", "outcome": "rejected", "reason": "truncated"},
+        {"of": "a", "outcome": "rejected", "reason": "timeout", "transient": True, "hours_ago": 0, "run": "tonight"},
+    ]
+    assert one_state(spark, rows, history) == ("rejected", "truncated", None)
+
+
+def test_a_returning_item_is_reused_and_first_seen_tonight(spark):
+    rows = catalogue(spark, {"item_id": "a", "title": "mug"})
+    baseline = states(spark, catalogue(spark, {"item_id": "b", "title": "pot"}), [])
+    found = states(spark, rows, [{"of": "a", "hours_ago": 999}], baseline).first()
+    assert found["state"] == "reused"
+    assert found["first_seen_at"].replace(tzinfo=UTC) == NOW
+
+
+def test_a_changed_title_is_another_content_and_the_old_one_comes_back_at_no_cost(spark):
+    before = catalogue(spark, {"item_id": "a", "title": "mug"})
+    after = catalogue(spark, {"item_id": "a", "title": "red mug"})
+    history = attempts(spark, keys_of(before), {"of": "a"})
+    todo = [contents_to_attempt(rows, latest_attempts(history), RULES).count() for rows in (after, before)]
+    assert todo == [1, 0]
+
+
+def test_vectors_of_another_encoder_cannot_serve_a_stale_item(spark):
+    before = catalogue(spark, {"item_id": "a", "title": "mug", "image_uri": "old"})
+    baseline = states(spark, before, [{"of": "a", "hours_ago": 48}])
+    rows = catalogue(spark, {"item_id": "a", "title": "mug", "image_uri": "new"})
+    down = {"of": "a", "outcome": "rejected", "reason": "timeout", "transient": True}
+    latest = latest_attempts(attempts(spark, keys_of(rows), down))
+    found = [resolve_items(rows, latest, baseline, "tonight", NOW, same).first()["state"] for same in (True, False)]
+    assert found == ["stale", "rejected"]
 
 
 def test_deleted_are_the_served_items_that_are_gone(spark):
