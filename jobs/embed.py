@@ -17,6 +17,7 @@ from samestyle.tables.changes import (
     without_bytes,
 )
 from samestyle.tables.components import Scratch
+from samestyle.tables.denials import denied_items
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
 from samestyle.tables.preflight import catalogue_facts, check_catalogue
@@ -41,7 +42,9 @@ def run(spark: SparkSession, night: Night) -> None:
         total = embed_waves(todo, night, embed_udf)
 
         latest = latest_attempts(night.embeddings())
-        items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at, night.same_encoder())
+        denied = denied_items(spark, night.store)
+        same = night.same_encoder()
+        items = resolve_items(rows, latest, baseline, night.run.run_id, night.started_at, same, denied)
         night.lease.check()
         version = night.warehouse.items().overwrite(items, night.run.run_id)
     written = night.warehouse.items().read(version)

@@ -22,6 +22,7 @@ from samestyle.encoder.registry import (
 )
 from samestyle.encoder.sources import default_kind
 from samestyle.errors import ConflictError, RefusedError, SamestyleError, UsageError
+from samestyle.notify import notify
 from samestyle.progress import say
 from samestyle.release.lease import NIGHTLY, Holder, Lease
 from samestyle.release.publish import load_manifest
@@ -114,7 +115,7 @@ def run_in_session(
     arguments: argparse.Namespace,
 ) -> int:
     check_paths(spark, settings)
-    store = open_store(f"{settings.paths.root}/store")
+    store = open_store(settings.store_uri)
     exported, chosen = exported_encoder(settings), settings.encoder.path is not None
     if arguments.dry_run:
         print(to_yaml(settings))
@@ -151,7 +152,9 @@ def held_lease(store: Store, settings: Settings, folder: RunFolder) -> Iterator[
     try:
         lease = Lease.acquire(store, NIGHTLY, Holder.of_this_process(folder.run_id), settings.lock.lease_s)
     except ConflictError as error:
-        new_run(settings).end("conflict", ConflictError.exit_code, str(error))
+        conflict = new_run(settings)
+        conflict.end("conflict", ConflictError.exit_code, str(error))
+        notify(settings.notify.command, conflict.path / "summary.json", settings.notify.timeout_s)
         raise
     if lease.taken_over:
         say(f"took over the lock: {lease.taken_over}")
@@ -175,6 +178,7 @@ def guarded(stage: str, run: JobFunction, night: Night) -> int:
         report = write_report(night)
         if report:
             say(f"report {report}")
+        notify(night.settings.notify.command, night.run.path / "summary.json", night.settings.notify.timeout_s)
     return 0
 
 

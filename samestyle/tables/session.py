@@ -24,10 +24,14 @@ def session(job: str) -> Iterator[SparkSession]:
 
 def check_paths(spark: SparkSession, settings: Settings) -> None:
     """A local folder is no place for results where executors live on other hosts. Raises UsageError."""
-    master, root = str(spark.sparkContext.master), str(settings.paths.root)
-    if master.startswith("local") or settings.paths.shared or "://" in root:
+    master, places = str(spark.sparkContext.master), {"paths.root": settings.paths.root}
+    if master.startswith("local") or settings.paths.shared:
         return
-    raise UsageError(
-        f"paths.root={root} is a local path and the master is {master}: executors may not see it. "
-        "Put it on a file system that all hosts share and say so with paths.shared=true"
-    )
+    if settings.release.store:
+        places["release.store"] = settings.release.store
+    for name, place in places.items():
+        if str(place).startswith("file://") or "://" not in str(place):
+            raise UsageError(
+                f"{name}={place} is a local path and the master is {master}: executors may not see it. "
+                "Put it on a file system that all hosts share and say so with paths.shared=true"
+            )

@@ -94,7 +94,7 @@ def run_in_session(
     continues: bool,
 ) -> int:
     check_paths(spark, settings)
-    store, exported = open_store(f"{settings.paths.root}/store"), exported_encoder(settings)
+    store, exported = open_store(settings.store_uri), exported_encoder(settings)
     encoder_id = wanted_encoder(store, exported, chosen=settings.encoder.path is not None)
     start = {"job": job, "encoder_id": encoder_id, "settings_digest": settings.digest()}
     folder = (unfinished_folder(settings, job, start) if continues else None) or new_folder(settings, job)

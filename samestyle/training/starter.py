@@ -17,12 +17,14 @@ from samestyle.catalogue.titles import normalise_title
 from samestyle.encoder.export import export_unified
 from samestyle.encoder.fusion import Fusion, FusionShape
 from samestyle.encoder.runtime import Encoder
-from samestyle.encoder.weights import save_fusion
+from samestyle.encoder.weights import rounded, save_fusion
 from samestyle.errors import ImageError, SamestyleError, UsageError
+from samestyle.evaluation.bootstrap import interval
+from samestyle.evaluation.protocols import Part, Protocol, evaluate_vectors, protocols, read_part
 from samestyle.progress import say
 from samestyle.settings import Settings, Train, load_settings
 from samestyle.training.features import Features, stacked
-from samestyle.training.loop import Trainer, Validation
+from samestyle.training.loop import Trainer, Validation, encode
 from samestyle.training.pairs import Batches, Pairs, pairs_of_groups
 from samestyle.training.projection import DEMO_OFFERS, DEMO_SEED, held_out
 from samestyle.training.variants import variants_of
@@ -38,6 +40,8 @@ CATALOGUES: dict[str, tuple[str | None, str]] = {
 }
 VALIDATION_SHARE = 0.1
 PAIRS_A_GROUP = 50
+SHOWN = ("mrr", "recall@1", "recall@10")
+MEASURED = "the styles held out of training, as benchmarks/encoder_quality.py measures them; 95 % intervals"
 VARIANTS = 2
 BATCH = 32
 
@@ -76,7 +80,8 @@ def train_starter(
     batches = Batches(pairs, VARIANTS, settings.train.batch, settings.train.alignment, settings.train.seed)
     trainer = Trainer(fusion, features, batches, validation, settings.train, settings.losses)
     trainer.run(_say_progress)
-    return fusion.eval(), about(catalogues, settings)
+    measured = quality(rounded(fusion), features, catalogues, data)
+    return fusion.eval(), about(catalogues, settings) | {"quality": measured}
 
 
 def shape_of(train: Train) -> FusionShape:
@@ -110,6 +115,27 @@ def about(catalogues: Sequence[Catalogue], settings: Settings) -> dict[str, Any]
     ]
     chosen = {"train": settings.train.model_dump(), "losses": settings.losses.model_dump()}
     return {"training": used, "training_digest": digest.hexdigest(), "settings": chosen}
+
+
+def quality(fusion: Fusion, features: Features, catalogues: Sequence[Catalogue], data: Path) -> list[dict[str, Any]]:
+    """What the model card says of quality: the protocols of the catalogues that were trained on, on what was held."""
+    starts = np.cumsum([0, *(len(catalogue.titles) for catalogue in catalogues)])
+    rows = {c.name: start + np.flatnonzero(c.held) for c, start in zip(catalogues, starts, strict=False)}
+    chosen = [protocol for protocol in protocols() if protocol.dataset in rows]
+    views = {name: encode(fusion, features, rows[name]) for name in {protocol.dataset for protocol in chosen}}
+    return [
+        {"name": one.name, "protocol": MEASURED, "metrics": metrics_of(one, read_part(data, one), views[one.dataset])}
+        for one in chosen
+    ]
+
+
+def metrics_of(protocol: Protocol, part: Part, views: dict[str, np.ndarray]) -> dict[str, dict[str, list[float]]]:
+    """Direction to metric to its value and the bounds of its 95 % interval."""
+    return {
+        direction: {name: list(vars(interval(one.ranks.values[name])).values()) for name in SHOWN}
+        for direction, one in evaluate_vectors(protocol, part, views).items()
+        if one.aggregates["queries"]
+    }
 
 
 def _read(data: Path, name: str) -> Catalogue:
