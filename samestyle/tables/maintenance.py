@@ -3,6 +3,7 @@
 What a kept release was made from stays: its version of `items`, and every vector that serves an item of it.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,7 +29,6 @@ from samestyle.tables.night import Night
 # Those that grow by appends. `items` is written whole; the rows of `neighbours` leave as they came, release by release.
 APPENDED = ("embeddings", "evaluations", "runs")
 SMALL_FILES = 64  # fewer than these are not worth a commit
-MARGIN_HOURS = 1.0
 ROW = ["encoder_id", "content_key", "embedded_at"]  # what names a row of embeddings
 DELTA = "spark.databricks.delta."
 
@@ -182,15 +182,15 @@ def vacuum_table(night: Night, name: str, path: str, hours: float) -> int:
     if name == "items":
         hours = max(hours, oldest_pin_hours(night, table))
     before = len(data_files(path))
-    table.vacuum(hours)
+    table.vacuum(math.ceil(hours))  # Delta rounds to whole hours, down as well
     return before - len(data_files(path))
 
 
 def oldest_pin_hours(night: Night, table: DeltaTable) -> float:
-    """Age of the oldest version of items that a kept release was made from, and a margin for clocks and slow starts."""
+    """Age of the oldest version of items that a kept release was made from."""
     oldest = min(int(pin.items_version) for pin in pins(night))
     made = only_row(table.history().where(F.col("version") == oldest).select(F.col("timestamp").cast("double")))
-    return (time.time() - made[0]) / 3600 + MARGIN_HOURS
+    return (time.time() - made[0]) / 3600
 
 
 def data_files(path: str) -> list[Path]:

@@ -17,11 +17,12 @@ from samestyle.catalogue.images import DecodeLimits
 from samestyle.catalogue.titles import normalise_title
 from samestyle.encoder.pipeline import Pipeline
 from samestyle.encoder.registry import EncoderFolder
+from samestyle.encoder.sources import default_kind
 from samestyle.tables.schemas import ATTEMPT, CONTENT
 from samestyle.tables.warehouse import Warehouse
 from tests.jobs.conftest import ROOT
 
-ENCODER = ROOT / ".cache" / "encoders" / "late_fusion"
+ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 
 # What is drawn is worse than any catalogue, and a night's limits are not what is tested here.
 LENIENT = [

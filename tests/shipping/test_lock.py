@@ -16,7 +16,7 @@ from checkout import ROOT, ready
 
 from samestyle.encoder.sources import default_kind
 
-OFFERS = 48
+OFFERS = 60
 JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
 ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 STATES = ("fresh", "reused", "stale", "degraded", "rejected")

@@ -15,6 +15,7 @@ from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits, decode_image
 from samestyle.encoder.pipeline import STAGES, Pipeline
 from samestyle.encoder.registry import CURRENT, EncoderFolder, EncoderReference, load_cached, point_to
+from samestyle.encoder.sources import default_kind
 from samestyle.release.store import open_store
 from samestyle.settings import Settings, load_settings
 from samestyle.tables.counter import Counter
@@ -30,7 +31,7 @@ VIEWS = ("image", "text", "fused")
 @pytest.fixture(scope="module")
 def exported() -> EncoderFolder:
     """The encoder that set-up exported."""
-    return EncoderFolder(ROOT / ".cache" / "encoders" / "late_fusion")
+    return EncoderFolder(ROOT / ".cache" / "encoders" / default_kind())
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    folder = ROOT / ".cache" / "encoders" / "late_fusion"
+    folder = ROOT / ".cache" / "encoders" / default_kind()
     return load_settings("dev", None, [f"images.roots=[{tmp_path}]", f"encoder.path={folder}"])
 
 
