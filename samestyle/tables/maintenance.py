@@ -178,19 +178,11 @@ def vacuum(night: Night, facts: dict[str, Row], hours: float) -> dict[str, int]:
 
 
 def vacuum_table(night: Night, name: str, path: str, hours: float) -> int:
-    table = DeltaTable.forPath(night.spark, path)
     if name == "items":
-        hours = max(hours, oldest_pin_hours(night, table))
+        return 0  # kept releases name its older versions, and Delta knows nothing of them
     before = len(data_files(path))
-    table.vacuum(math.ceil(hours))  # Delta rounds to whole hours, down as well
+    DeltaTable.forPath(night.spark, path).vacuum(math.ceil(hours))  # Delta rounds to whole hours, down as well
     return before - len(data_files(path))
-
-
-def oldest_pin_hours(night: Night, table: DeltaTable) -> float:
-    """Age of the oldest version of items that a kept release was made from."""
-    oldest = min(int(pin.items_version) for pin in pins(night))
-    made = only_row(table.history().where(F.col("version") == oldest).select(F.col("timestamp").cast("double")))
-    return (time.time() - made[0]) / 3600
 
 
 def data_files(path: str) -> list[Path]:
