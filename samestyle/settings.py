@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from samestyle.errors import UsageError
 
@@ -433,7 +433,9 @@ class Settings(Section):
     images: Images = Field(Images(), description="Fetching and decoding photos.")
     embed: Embed = Field(Embed(), description="The embedding job.")
     modules: dict[str, Module] = Field(
-        DEFAULT_MODULES, description="The modules, by name; a further block is a further one."
+        DEFAULT_MODULES,
+        min_length=1,
+        description="The modules, by name; a further block is a further one, and `null` switches one off.",
     )
     index: Index = Field(Index(), description="What all shards have in common.")
     evaluation: Evaluation = Field(Evaluation(), description="How a build and an encoder are measured.")
@@ -448,6 +450,14 @@ class Settings(Section):
     lock: Lock = Field(Lock(), description="Two nights never run at once.")
     notify: Notify = Field(Notify(), description="Who is told of the end of a run.")
     own_filters: tuple[str, ...] = Field((), exclude=True)  # modules whose filter is the user's own
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def without_switched_off(cls, blocks: Any) -> Any:
+        """`modules.history=null` takes out a module that a layer below has."""
+        if not isinstance(blocks, dict):
+            return blocks  # for pydantic to refuse
+        return {name: block for name, block in blocks.items() if block is not None}
 
     @property
     def store_uri(self) -> str:

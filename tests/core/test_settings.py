@@ -47,6 +47,10 @@ def test_a_fourth_module_is_a_fourth_block():
     assert settings.own_filters == ("outlet",)
 
 
+def test_a_default_module_can_be_switched_off():
+    assert set(load_settings("demo", None, ["modules.history=null"]).modules) == {"search", "homepage"}
+
+
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
@@ -54,6 +58,7 @@ def test_a_fourth_module_is_a_fourth_block():
         ("modules.search.shard_row=3", "did you mean modules.search.shard_rows"),
         ("catalog.path=x", "did you mean catalogue.path"),
         ("demo.day=x", "demo.day is 'x': Input should be a valid integer"),
+        ("modules={search: null, homepage: null, history: null}", "setting modules is {}"),
         ("tables.format=orc", "tables.format is 'orc'"),
         ("gate.recall_min=1.5", "gate.recall_min is 1.5"),
         ("demo.day", "settings are given as a.b=value"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ OFFERS = 120
 SMALL = [f"demo.offers={OFFERS}", "embed.wave_rows=60", "embed.task_rows=30", "evaluation.queries=100"] + [
     f"modules.{name}.shard_rows=50" for name in ("search", "homepage", "history")
 ]
+# One index in place of five, for tests whose subject is not the modules.
+SEARCH_ONLY = ("modules.homepage=null", "modules.history=null", "modules.search.views=[fused]")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ def start_job(job: str, root: Path, *words: str, small: Sequence[str] = SMALL) -
 def night(spark_session, tmp_path_factory) -> Ended:
     """One finished nightly that many tests look at and none changes."""
     ended = start_job("nightly", tmp_path_factory.mktemp("night"))
+    assert ended.code == 0, ended.text
+    return ended
+
+
+@pytest.fixture(scope="session")
+def second_night(night, tmp_path_factory) -> Ended:
+    """The day after, on a copy of the finished nightly; none of its tests changes it."""
+    root = tmp_path_factory.mktemp("second") / "night"
+    shutil.copytree(night.root, root)
+    ended = start_job("nightly", root, "demo.day=2")
     assert ended.code == 0, ended.text
     return ended
 

@@ -7,6 +7,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import SEARCH_ONLY
 
 from samestyle.release.lease import NIGHTLY, Holder, Lease
 from samestyle.release.store import open_store
@@ -138,7 +139,13 @@ def test_a_poor_graph_is_refused_and_the_release_before_keeps_serving(run_job, n
     root = tmp_path / "copied"
     shutil.copytree(night.root, root)
     serving = (root / "store" / "channels" / "current").read_bytes()
-    poor = ["modules.search.m=2", "modules.search.ef_construction=4", "index.ef_search=[1]", "evaluation.k=1"]
+    poor = [
+        "modules.search.m=2",
+        "modules.search.ef_construction=4",
+        "index.ef_search=[1]",
+        "evaluation.k=1",
+        *SEARCH_ONLY,
+    ]
     for job in ("embed", "build_index", "evaluate_index", "neighbours"):
         assert run_job(job, root, *poor).code == 0
     ended = run_job("publish", root, *poor)

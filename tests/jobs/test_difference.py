@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import SEARCH_ONLY
 from PIL import Image
 
 from jobs import embed
@@ -63,7 +64,7 @@ def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_p
         photos.answers = {f"/{name}": answer for name, answer in answers.items()}
         pq.write_table(pa.Table.from_pylist([*rows, *titles]), tmp_path / "catalogue.parquet")
         words = [f"catalogue.path={tmp_path / 'catalogue.parquet'}", "images.allow_private_networks=true"]
-        words += ["images.retries=0", "embed.backoff_hours=0"]
+        words += ["images.retries=0", "embed.backoff_hours=0", *SEARCH_ONLY]
         ended = run_job("nightly", tmp_path / "out", *words)
         assert ended.code == 0, ended.text
         items = Warehouse(spark, str(tmp_path / "out"), "delta").items().read().where("image_uri is not null").collect()

@@ -166,20 +166,18 @@ def copied(night, tmp_path):
     return root
 
 
-def test_day_two_embeds_exactly_the_changed_contents(spark, run_job, copied):
+def test_day_two_embeds_exactly_the_changed_contents(spark, second_night):
     """New offers and changed titles or photos cost an encoder call, a new price or stock none."""
     changes = day_changes(120, 7, 2)
-    ended = run_job("nightly", copied, "demo.day=2")
-    assert ended.code == 0, ended.text
-    items = Warehouse(spark, str(copied), "delta").items().read()
+    items = Warehouse(spark, str(second_night.root), "delta").items().read()
     fresh = {r["item_id"] for r in items.where("state = 'fresh'").collect()}
     own = items.where(F.col("item_id").isin([*changes.new, *changes.content_changed]))
     broken = {r["item_id"] for r in own.where("state in ('degraded', 'rejected')").collect()}
     shared = {r["item_id"] for r in own.where("state = 'reused'").collect()}  # a content that was there already
     assert fresh | broken | shared == set(changes.new) | set(changes.content_changed)
     assert not fresh & set(changes.price_only)
-    assert ended.record("embed")["attempted"] <= len(changes.new) + len(changes.content_changed)
-    assert ended.summary["counts"]["deleted"] == len(changes.withdrawn)
+    assert second_night.record("embed")["attempted"] <= len(changes.new) + len(changes.content_changed)
+    assert second_night.summary["counts"]["deleted"] == len(changes.withdrawn)
 
 
 def test_each_stage_runs_alone_and_the_same_catalogue_again_embeds_nothing(run_job, copied):
@@ -193,13 +191,6 @@ def test_each_stage_runs_alone_and_the_same_catalogue_again_embeds_nothing(run_j
     after = json.loads((copied / "store" / "channels" / "current").read_text())
     assert after["previous"] == before
     assert after["release_id"] == ended.folder.name
-
-
-def test_parquet_tables_serve_as_well(run_job, tmp_path):
-    ended = run_job("nightly", tmp_path, "tables.format=parquet")
-    assert ended.code == 0, ended.text
-    again = run_job("embed", tmp_path, "tables.format=parquet")
-    assert (again.code, again.summary["contents_embedded"]) == (0, 0)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run_job, tmp_path):

@@ -28,10 +28,9 @@ from samestyle.release.store import open_store
 OFFERS = 60
 JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
 ENCODER = ROOT / ".cache" / "encoders" / default_kind()
-SMALL = ["embed.wave_rows=100", "embed.task_rows=20", "evaluation.queries=40", "index.ef_search=[40]"] + [
-    f"modules.{name}.shard_rows=30" for name in ("search", "homepage", "history")
-]
-# For processes of a minute the better compiler does not pay.
+SMALL = ["embed.wave_rows=100", "embed.task_rows=20", "evaluation.queries=40", "index.ef_search=[40]"]
+SMALL += ["modules.search.shard_rows=30", "modules.homepage=null", "modules.history=null"]
+# For processes of a minute neither the better compiler pays nor a compiled query, as in conf/spark/demo.conf.
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 OLD_COPY = 'raise ImportError("the old copy of samestyle on this host was imported")\n'
 # Python runs this file as it starts: here it writes down what the workers of this host import, and from where.
@@ -173,6 +172,8 @@ def submit_nightly(cluster: Cluster, demo: DemoCatalogue, root: Path, *settings:
         "--conf=spark.sql.shuffle.partitions=2",
         "--conf=spark.databricks.delta.snapshotPartitions=1",
         "--conf=spark.scheduler.minRegisteredResourcesRatio=1.0",
+        "--conf=spark.sql.codegen.wholeStage=false",
+        "--conf=spark.sql.codegen.factoryMode=NO_CODEGEN",
         *[f"--conf=spark.{process}.extraJavaOptions={QUICK_START}" for process in ("driver", "executor")],
     ]
     script = str(ROOT / "spark-submit.sh")

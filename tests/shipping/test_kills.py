@@ -25,7 +25,7 @@ from PIL import Image
 
 from samestyle.encoder.sources import default_kind
 
-ROWS, WAVE_ROWS = 60, 6
+ROWS, WAVE_ROWS = 48, 6
 JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
 ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 STATES = ("fresh", "reused", "stale", "degraded", "rejected")
@@ -218,11 +218,11 @@ def test_what_is_killed_goes_on_where_it_was(tmp_path, table_format, kills):
 def test_twenty_kills(tmp_path, table_format, seed):
     """Four kills a run at moments drawn over its waves, the first of them inside a commit, over six runs: 24 kills."""
     draw = random.Random(f"{table_format} {seed}")
-    moments = sorted(draw.uniform(0, 8) for _ in range(4))
+    moments = sorted(draw.uniform(0, 6.5) for _ in range(4))
     whats = [draw.choice(["machine", "driver"]) for _ in range(3)] + ["worker"]
     shop = Shop(tmp_path / "shop", table_format)
     for number, (moment, what) in enumerate(zip(moments, whats, strict=True)):
         phase = moment % 1 * 1.5  # a wave takes a second or two
         run_until(shop, Kill(what, int(moment), phase, in_commit=number == 0))
-        print(f"killed {what} at {moment:.2f} of 10 waves, {len(shop.contents())} of {ROWS} contents committed")
+        print(f"killed {what} at {moment:.2f} of 8 waves, {len(shop.contents())} of {ROWS} contents committed")
     check(shop, finish(shop))

@@ -23,7 +23,8 @@ STATES = ("fresh", "reused", "stale", "degraded", "rejected")
 # A lease so long that only the holder's death can end it.
 SETTINGS = [f"demo.offers={OFFERS}", "embed.wave_rows=8", "embed.task_rows=8", "lock.lease_s=86400"]
 SETTINGS += ["evaluation.queries=40", "index.ef_search=[40]"]
-SETTINGS += [f"modules.{name}.shard_rows=40" for name in ("search", "homepage", "history")]
+SETTINGS += ["modules.search.shard_rows=40", "modules.search.views=[fused]"]
+SETTINGS += ["modules.homepage=null", "modules.history=null"]
 
 pytestmark = pytest.mark.skipif(
     not JARS or not (ENCODER / "encoder.json").exists(), reason="needs Delta's jars and the encoder: make setup"
