@@ -3,8 +3,9 @@
 python benchmarks/encoder_quality.py --data DIR [--encoder FOLDER ...] [--whole-set] [--calibrate SET] [--json FILE]
 
 Measured are the groups that training holds out, 40 % of each set; with --whole-set all of them, for encoders that were
-trained on none. --calibrate measures that set alone, before and after calibration on all its photos and titles.
-docs/encoder.md says what is asked, and what is left out because it would mean nothing.
+trained on none. Every further encoder is also compared with the first one, query by query. --calibrate measures that
+set alone, before and after calibration on all its photos and titles. docs/encoder.md says what is asked, and what is
+left out because it would mean nothing.
 """
 
 import argparse
@@ -41,14 +42,17 @@ def main() -> None:
     parser.add_argument("--calibrate", choices=CALIBRATED, metavar="SET", help=f"one of {', '.join(CALIBRATED)}")
     parser.add_argument("--json", type=Path, help="write everything here")
     arguments = parser.parse_args()
-    results = {}
+    results, first = {}, None
     try:
         with folders(arguments.encoder) as encoders:
             for folder in encoders:
                 if arguments.calibrate:
                     found = measure_calibrated(folder, arguments.data, arguments.whole_set, arguments.calibrate)
                 else:
-                    found = measure(folder, arguments.data, arguments.whole_set)
+                    measured = measure(folder, arguments.data, arguments.whole_set)
+                    first = first or measured
+                    show_changes(first, measured)
+                    found = {name: answered(directions) for name, directions in measured.items()}
                 results[str(folder)] = found
     except SamestyleError as error:
         parser.exit(error.exit_code, f"{error}\n")
@@ -65,22 +69,30 @@ def folders(named: list[Path]) -> Iterator[list[Path]]:
         yield named or [Path(scratch) / "late_fusion"]
 
 
-def measure(folder: Path, data: Path, whole_set: bool) -> dict[str, Figures]:
-    """Every protocol's figures, printed as they come; then their means beside the published ones."""
+def measure(folder: Path, data: Path, whole_set: bool) -> dict[str, dict[str, Measured]]:
+    """Every protocol's directions, their figures printed as they come; then means beside the published ones."""
     encoder, start = Encoder.load(folder, threads=1), time.perf_counter()
     print(f"encoder {encoder.encoder_id} ({folder}), {'whole sets' if whole_set else 'held-out groups'}", flush=True)
-    results: dict[str, Figures] = {}
+    results: dict[str, dict[str, Measured]] = {}
     for name, measured in evaluate(encoder.encode, encoder.image_size, data, whole_set=whole_set):
-        results[name] = answered(measured)
-        show(name, results[name])
+        results[name] = measured
+        show(name, answered(measured))
     print(f"\nmean over the sets, one thread {time.perf_counter() - start:.0f} s\n{HEAD}  published")
-    counted = [figures for name, figures in results.items() if "runs" not in name]
+    counted = [answered(measured) for name, measured in results.items() if "runs" not in name]
     for direction in DIRECTIONS:
         found = [figures[direction] for figures in counted if direction in figures]
         if found:
             published = "".join(f"{value:8.4f}" for value in PUBLISHED.get(direction, ()))
             print(f"{line(direction, mean(found))}  {published}")
     return results
+
+
+def show_changes(first: dict[str, dict[str, Measured]], second: dict[str, dict[str, Measured]]) -> None:
+    """What the second one is better or worse by, where it is another one."""
+    for name in first if first is not second else ():
+        print(f"\n{name}, against the first encoder")
+        for direction in answered(first[name]):
+            print(f"  {direction:<9}{change(first[name][direction], second[name][direction])}", flush=True)
 
 
 def answered(measured: Mapping[str, Measured]) -> Figures:

@@ -1,4 +1,4 @@
-"""Frozen backbones as torch modules, for export, fitting and training: EfficientNet-Lite0 and MiniLM-L6."""
+"""Frozen backbones as torch modules, for export, fitting and training: EfficientNet-Lite2 and MiniLM-L6."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IMAGE_FEATURES = 1280 + 2 * 320 + 2 * 112
-BLOCK_10, LAST_BLOCK = 10, 15
+IMAGE_FEATURES = 1280 + 2 * 352 + 2 * 120
+BLOCK_14, LAST_BLOCK = 14, 20  # the last ones with maps of 14 x 14 and of 7 x 7
 GEM_POWER = 3.0
 # The weights come from TensorFlow, whose Lite models want (127, 128). ImageNet's mean and deviation, as in
 # the package's own example, cost 4 to 8 points of recall@1 in sets of photos and drawings.
@@ -16,7 +16,7 @@ PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 
 
 class ImageFeatures(nn.Module):
-    """(n, size, size, 3) uint8 RGB -> (n, 2144) float32: three depths of EfficientNet-Lite0, pooled."""
+    """(n, size, size, 3) uint8 RGB -> (n, 2224) float32: three depths of EfficientNet-Lite2, pooled."""
 
     token_width = 1280
 
@@ -29,7 +29,7 @@ class ImageFeatures(nn.Module):
         """Frozen, for square images of `size` pixels."""
         from efficientnet_lite_pytorch import EfficientNet
 
-        network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
+        network = EfficientNet.from_name("efficientnet-lite2", image_size=size)
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         return cls(network).eval().requires_grad_(False)
 
@@ -45,7 +45,7 @@ class ImageFeatures(nn.Module):
             x = block(x)
             maps.append(x)
         last = network._swish(network._bn1(network._conv_head(x)))
-        shallow = [mean_and_deviation(maps[number]) for number in (LAST_BLOCK, BLOCK_10)]
+        shallow = [mean_and_deviation(maps[number]) for number in (LAST_BLOCK, BLOCK_14)]
         # The exported graph then says how many features there are.
         pooled = torch.cat([generalised_mean(last), *shallow], dim=1).reshape(-1, IMAGE_FEATURES)
         return pooled, grid_means(last)

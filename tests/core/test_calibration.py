@@ -40,7 +40,7 @@ def calibration(features: dict[str, np.ndarray]) -> Calibration:
 def test_a_side_with_too_few_samples_keeps_its_projection(
     features: dict[str, np.ndarray], calibration: Calibration
 ) -> None:
-    assert {side: rows.shape for side, rows in features.items()} == {"image": (1, 2144), "text": (520, 384)}
+    assert {side: rows.shape for side, rows in features.items()} == {"image": (1, 2224), "text": (520, 384)}
     assert calibration.counts == {"text": 520}
     assert list(calibration.kept) == ["image"]
     assert "1 distinct samples were found, expected at least 640" in calibration.kept["image"]

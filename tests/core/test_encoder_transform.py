@@ -72,7 +72,7 @@ def test_the_shipped_transform_is_small_and_says_what_it_was_fitted_on() -> None
     data = TRANSFORM.read_bytes()
     assert len(data) < 1_000_000
     assert {side: (part.components.shape, part.mean.shape) for side, part in from_bytes(data).items()} == {
-        "image": ((160, 2144), (2144,)),
+        "image": ((160, 2224), (2224,)),
         "text": ((96, 384), (384,)),
     }
     fitted_on = metadata(data)["fitted_on"]
