@@ -51,6 +51,11 @@ class Selection:
         """(nodes,) bool."""
         return np.diff(self.starts) > 0
 
+    @cached_property
+    def views(self) -> tuple[memoryview, memoryview]:
+        """starts and rows, whose single elements are read several times faster than an array's."""
+        return self.starts.data, self.rows.data
+
 
 class Codes:
     """A column of strings that repeat: (rows,) codes, and the strings that they stand for."""
