@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from samestyle.errors import IntegrityError, SamestyleError, UsageError
+from samestyle.index.nodes import TIE
 from samestyle.release.denylist import read_denylist
 from samestyle.release.manifest import BANDS, Band, Index, Manifest
 from samestyle.release.publish import current_release, known_digest, load_manifest, read_pointer
@@ -64,6 +65,7 @@ class Generation:
     """One release in memory: the shards of each view, and the items that are hidden."""
 
     manifest: Manifest
+    indexes: dict[str, Index]
     views: dict[str, list[LoadedShard]]
     denied: frozenset[str]
 
@@ -78,14 +80,14 @@ class Generation:
             known = ", ".join(manifest.modules())
             raise UsageError(f"release {manifest.release_id} has no module {module}: it has {known}")
         views = {index.view: load_shards(cache, index, choice, there) for index in indexes}
-        return cls(manifest, views, frozenset())
+        return cls(manifest, {index.view: index for index in indexes}, views, frozenset())
 
     def without(self, denied: frozenset[str]) -> "Generation":
         """The same, but for these items and no others."""
         if denied == self.denied:
             return self
         views = {view: [shard.without(denied) for shard in shards] for view, shards in self.views.items()}
-        return Generation(self.manifest, views, denied)
+        return Generation(self.manifest, self.indexes, views, denied)
 
     def graphs(self) -> Graphs:
         return {(view, shard.loaded.sha256): shard.loaded for view, shards in self.views.items() for shard in shards}
@@ -170,7 +172,7 @@ class Searcher:
         return self._search(self._generation, view, vectors, wish)
 
     def _search(self, generation: Generation, view: str, vectors: np.ndarray, wish: Wish) -> list[list[Hit]]:
-        index = generation.manifest.index(self.module, view)
+        index = generation.indexes.get(view) or generation.manifest.index(self.module, view)
         return search_shards(generation.views[view], unit_queries(vectors, index.dim), wish)
 
     def vector_of(self, item_id: str, view: str = "fused") -> np.ndarray:
@@ -205,13 +207,40 @@ class Searcher:
                 return own[:k]
             fetch = min(4 * fetch, MAX_K)
 
+    def item(self, item_id: str, view: str = "fused") -> Hit:
+        """An item by its id, with a score of 1. Raises UsageError if the release does not have it."""
+        shard, row = self._locate(self._generation, item_id, view)
+        return Hit(item_id, 1.0, shard.items, row)
+
+    def sample(self, k: int, view: str = "fused", where: pc.Expression | None = None) -> list[Hit]:
+        """k items, evenly spread over the shards, with a score of 0; all where there are fewer.
+
+        The same ones as long as the same release serves.
+        """
+        generation = self._generation
+        generation.manifest.index(self.module, view)
+        passing = [(shard.items, shard.items.passing(where).rows) for shard in generation.views[view]]
+        ends = np.cumsum([len(rows) for _, rows in passing])
+        total = int(ends[-1]) if len(ends) else 0
+        hits = []
+        for place in np.linspace(0, total - 1, num=min(check_k(k), total), dtype=np.int64).tolist():
+            number = int(np.searchsorted(ends, place, side="right"))
+            items, rows = passing[number]
+            row = int(rows[place - int(ends[number])])
+            hits.append(Hit(items.ids[row], 0.0, items, row))
+        return hits
+
     def _place(self, generation: Generation, item_id: str, view: str) -> tuple[np.ndarray, str | None]:
+        shard, row = self._locate(generation, item_id, view)
+        vector = np.asarray(shard.graph.get_items([shard.items.labels[row]])[0], dtype=np.float32)
+        return vector, shard.items.suppliers[row]
+
+    def _locate(self, generation: Generation, item_id: str, view: str) -> tuple[LoadedShard, int]:
         generation.manifest.index(self.module, view)
         for shard in generation.views[view]:
             row = shard.items.row_of(item_id)
             if row is not None:
-                vector = np.asarray(shard.graph.get_items([shard.items.labels[row]])[0], dtype=np.float32)
-                return vector, shard.items.suppliers[row]
+                return shard, row
         raise UsageError(f"item {item_id!r} is not in {self.module}/{view} of release {generation.manifest.release_id}")
 
     def refresh(self) -> Refreshed:
@@ -299,6 +328,8 @@ def unit_queries(vectors: np.ndarray, dim: int) -> np.ndarray:
     queries = np.asarray(vectors, dtype=np.float32)
     if queries.shape == (dim,):  # one query, as most are: each call of numpy counts
         length = math.sqrt(queries.dot(queries))
+        if abs(length - 1) < TIE / 2:  # as the encoder's are
+            return queries[None]
         if 0 < length < math.inf:
             return (queries / np.float32(length))[None]
     queries = np.atleast_2d(queries)
