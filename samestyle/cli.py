@@ -81,6 +81,7 @@ COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] =
             "list": ("the items that are hidden", deny_commands.list_all),
             "add": ("hide these items from the readers' next refresh on", deny_commands.add),
             "remove": ("hide these items no longer", deny_commands.remove),
+            "purge": ("have the next night's release hold no vector of them either", deny_commands.purge_all),
         },
     ),
     "encoders": (

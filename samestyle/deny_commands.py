@@ -3,7 +3,7 @@
 import argparse
 
 from samestyle.console import Call, counted, print_table
-from samestyle.release.denylist import allow, deny, read_denylist
+from samestyle.release.denylist import allow, deny, purge, read_denylist
 
 
 def list_all(call: Call) -> None:
@@ -23,6 +23,11 @@ def add(call: Call) -> None:
 def remove(call: Call) -> None:
     went = allow(call.store, call.arguments.items)
     print(f"{counted(len(went), 'item')} allowed again, {len(call.arguments.items) - len(went)} were not denied")
+
+
+def purge_all(call: Call) -> None:
+    print(f"{counted(purge(call.store), 'denied item')} to purge: the next night builds every shard anew that holds a")
+    print("vector without an item; older releases keep theirs until `samestyle releases gc --delete` removes them")
 
 
 def add_arguments(command: argparse.ArgumentParser, name: str) -> None:

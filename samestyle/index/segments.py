@@ -6,7 +6,7 @@ which too much is dead is dissolved: its living nodes go to the open shard too. 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # A shard that is filled to this share is frozen: to build it anew for the rest would cost more than it saves.
@@ -75,7 +75,8 @@ class Filling:
 class SegmentPlan:
     """What becomes of the parent's shards, each of which stands once, and what is built.
 
-    kept: untouched; reopened: open ones, built anew; dissolved: too much of them is dead; empty: all of them is.
+    kept: untouched; reopened: open ones, built anew; dissolved: too much of them is dead, or they had to go; empty: all
+    of them is dead.
     """
 
     kept: tuple[Segment, ...]
@@ -90,15 +91,18 @@ class SegmentPlan:
         return sum(filling.nodes for filling in self.fillings)
 
 
-def plan_segments(parent: Sequence[Segment], new: Mapping[str, int], limits: Limits) -> SegmentPlan:
+def plan_segments(
+    parent: Sequence[Segment], new: Mapping[str, int], limits: Limits, condemned: Collection[int] = ()
+) -> SegmentPlan:
     """The shards of one index: `parent` as tonight leaves them, `new` nodes a key that none of them has.
 
-    What is new is always inserted. Dissolved are at most `dissolve_max` of all living nodes, but one shard at least.
+    What is new is always inserted. Dissolved are at most `dissolve_max` of all living nodes, but one shard at least;
+    and, whatever that costs, the shards with the numbers `condemned`, which use up the night's share.
     """
     living = [segment for segment in parent if segment.living]
     coming = {key: count for key, count in new.items() if count}
     budget = limits.dissolve_max * (sum(segment.living for segment in living) + sum(coming.values()))
-    dissolved = choose_dissolved(living, coming, budget, limits)
+    dissolved = [s for s in living if s.number in condemned] or choose_dissolved(living, coming, budget, limits)
     gone = {segment.number for segment in dissolved}
     touched = {*coming, *(segment.key for segment in dissolved)}
     reopened = [s for s in living if not s.frozen and s.key in touched and s.number not in gone]

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from samestyle.index.nodes import GraphParameters
 from samestyle.index.segments import Limits, Segment, SegmentPlan, plan_segments
 from samestyle.progress import say
+from samestyle.release.denylist import read_denylist
 from samestyle.release.manifest import PlacedShard, Shard
 from samestyle.tables.members import (
     HELD,
@@ -67,9 +68,10 @@ def build_indexes(
     nodes = night_nodes(rows, held_nodes(night, slots, reader)).persist()
     try:
         counts = count_nodes(nodes)
-        plans = [plan_index(n, start.limits, slots, counts) for n, start in enumerate(starts)]
+        purge = is_purge_due(night)
+        plans = [plan_index(n, start.limits, slots, counts, purge) for n, start in enumerate(starts)]
         for start, plan in zip(starts, plans, strict=True):
-            say(announcement(start, plan))
+            say(announcement(start, plan, purge))
         targets, placement = place(plans, slots)
         placed = placed_nodes(nodes, placement, night.settings.index.seed)
         stream = shard_rows(rows, placed, night.embeddings(), tasks)
@@ -99,24 +101,38 @@ def held_nodes(night: Night, slots: Sequence[PlacedShard], reader: Callable[...,
     return numbers.repartitionById(len(slots), F.col("shard")).mapInArrow(reader(slots, night.store), HELD)
 
 
-def plan_index(index: int, limits: Limits, slots: Sequence[PlacedShard], counts: NodeCounts) -> SegmentPlan:
-    """Every shard of the parent has a row in the counts, because every node has one in its item file."""
+def is_purge_due(night: Night) -> bool:
+    """Whether `samestyle deny purge` was called after the parent's run began."""
+    return night.parent is not None and read_denylist(night.store).is_purge_due(night.parent.created_at)
+
+
+def plan_index(
+    index: int, limits: Limits, slots: Sequence[PlacedShard], counts: NodeCounts, purge: bool
+) -> SegmentPlan:
+    """Every shard of the parent has a row in the counts, because every node has one in its item file.
+
+    purge: no shard with a dead node may stay. A dead node does not tell whose it was, so that all of them go.
+    """
     segments = [
         Segment(one.shard.shard, one.shard.key or "", *counts[index, one.shard.key or "", slot], one.shard.frozen)
         for slot, one in enumerate(slots)
         if one.index == index
     ]
     new = {key: nodes for (of, key, slot), (nodes, _) in counts.items() if of == index and slot is None}
-    return plan_segments(segments, new, limits)
+    condemned = {segment.number for segment in segments if purge and segment.living < segment.nodes}
+    return plan_segments(segments, new, limits, condemned)
 
 
-def announcement(start: Start, plan: SegmentPlan) -> str:
+def announcement(start: Start, plan: SegmentPlan, purge: bool) -> str:
     """What a night is going to do with an index, in a line."""
     built = sum(filling.count for filling in plan.fillings)
     parts = {"stay": plan.kept, "reopened": plan.reopened, "dissolved": plan.dissolved, "empty": plan.empty}
     of_parent = "".join(f", {len(part)} {name}" for name, part in parts.items()) if start.shards else ""
     why = f"; every shard is built anew: {start.rebuilt}" if start.rebuilt else ""
-    return f"plan of {start.task.label}: {plan.inserted:,} nodes to insert; shards: {built} built{of_parent}{why}"
+    purged = "; deny purge: every shard with a dead node goes" if purge and start.shards else ""
+    return (
+        f"plan of {start.task.label}: {plan.inserted:,} nodes to insert; shards: {built} built{of_parent}{why}{purged}"
+    )
 
 
 def place(plans: Sequence[SegmentPlan], slots: Sequence[PlacedShard]) -> tuple[list[Target], Placement]:

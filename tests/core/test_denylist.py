@@ -1,10 +1,11 @@
 import threading
+from datetime import datetime, timedelta
 
 import pytest
 from releases import edit_json, publish_small, small_catalogue
 
 from samestyle.errors import IntegrityError, UsageError
-from samestyle.release.denylist import KEY, allow, deny, read_denylist
+from samestyle.release.denylist import KEY, allow, deny, purge, read_denylist
 from samestyle.release.store import LocalStore, open_store
 from samestyle.serving import open_release
 
@@ -23,6 +24,23 @@ def test_what_is_denied_is_kept_with_its_reason_and_comes_back_when_allowed(stor
     assert allow(store, ["a", "nobody"]) == ["a"]
     assert allow(store, ["a"]) == []
     assert sorted(read_denylist(store).items) == ["b", "c"]
+
+
+def test_a_purge_is_due_for_releases_that_were_begun_before_it(store):
+    with pytest.raises(UsageError, match="nothing is denied"):
+        purge(store)
+    deny(store, ["a", "b"])
+    assert not read_denylist(store).is_purge_due("2020-01-01T00:00:00+00:00")
+    assert purge(store) == 2
+    found = read_denylist(store)
+    assert sorted(found.items) == ["a", "b"]
+    asked = datetime.fromisoformat(found.purge)
+    assert found.is_purge_due((asked - timedelta(days=1)).isoformat())
+    assert found.is_purge_due(found.purge), "of the same second it cannot be told which came first"
+    assert not found.is_purge_due((asked + timedelta(seconds=1)).isoformat())
+    allow(store, ["a"])
+    deny(store, ["c"])
+    assert read_denylist(store).purge == found.purge
 
 
 def test_of_many_that_deny_at_once_nothing_is_lost(store):
@@ -47,7 +65,14 @@ def test_ids_of_any_letters_are_taken_and_empty_ones_are_not(store):
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [(("items",), []), (("items", "a"), "yes"), (("items", "a", "at"), 7), (("format_version",), 2)]
+    ("path", "value"),
+    [
+        (("items",), []),
+        (("items", "a"), "yes"),
+        (("items", "a", "at"), 7),
+        (("format_version",), 2),
+        (("purge",), "now"),
+    ],
 )
 def test_a_damaged_list_is_not_taken_for_an_empty_one(tmp_path, path, value):
     store = LocalStore(tmp_path)

@@ -54,6 +54,23 @@ def test_the_most_dead_shard_is_dissolved_first_and_one_a_night_at_least():
     assert (numbers(plan.dissolved), numbers(plan.kept), plan.inserted) == ([1], [0, 2], 50)
 
 
+def test_condemned_shards_go_whatever_it_costs_and_use_up_the_share():
+    parent = [segment(0, living=99), segment(1, living=98), segment(2, living=50), segment(3)]
+    plan = plan_segments(parent, {}, LIMITS, condemned={0, 1})
+    assert (numbers(plan.dissolved), numbers(plan.kept), sizes(plan)) == ([0, 1], [2, 3], [100, 97])
+
+
+def test_a_condemned_open_shard_is_built_anew_without_its_dead():
+    parent = [segment(0), segment(1, nodes=50, living=49, frozen=False)]
+    plan = plan_segments(parent, {"": 1}, LIMITS, condemned={1})
+    assert (numbers(plan.dissolved), numbers(plan.reopened), sizes(plan)) == ([1], [], [50])
+
+
+def test_a_condemned_shard_without_a_living_node_goes_at_no_cost():
+    plan = plan_segments([segment(0, living=0), segment(1)], {}, LIMITS, condemned={0})
+    assert (numbers(plan.empty), numbers(plan.dissolved), plan.inserted) == ([0], [], 0)
+
+
 def test_a_shard_that_just_fills_the_open_one_is_dissolved_early():
     parent = [segment(0, living=85), segment(1, nodes=12, frozen=False)]
     assert numbers(plan_segments(parent, {"": 1}, LIMITS).dissolved) == [0]

@@ -14,6 +14,7 @@ from samestyle.evaluation.recall import perturb, recalls
 from samestyle.index.exact import exact_search
 from samestyle.index.shard import OpenShard, open_shard
 from samestyle.index.walk import Walk
+from samestyle.release.denylist import deny, purge
 from samestyle.release.manifest import EncoderEntry, Index, Manifest, Recall, Source, Thresholds, decode
 from samestyle.release.store import LocalStore
 from samestyle.runs import RunFolder
@@ -175,6 +176,10 @@ def built_anew(before: Manifest, after: Manifest) -> dict[str, int]:
     return {f"{i.module}/{i.view}": sum(s.nodes for s in i.shards if s.graph.key not in known) for i in after.indexes}
 
 
+def dead_nodes(release: Manifest) -> dict[str, int]:
+    return {f"{i.module}/{i.view}": sum(s.nodes - s.living for s in i.shards) for i in release.indexes}
+
+
 def test_a_first_night_an_empty_one_and_one_of_new_prices(shop):
     first = shop.build()
     check(shop, first)
@@ -208,6 +213,22 @@ def test_items_that_come_go_and_return(shop):
     check(shop, third)
     fused = [shard for shard in third.index("search", "fused").shards if shard.frozen]
     assert {s.graph for s in fused} >= set(frozen.values())
+
+
+def test_a_purge_leaves_no_dead_node(shop):
+    shop.build()
+    for name in ("item030", "item031", "item095"):
+        del shop.items[name]
+    second = shop.build()
+    assert dead_nodes(second)["search/fused"] == 3
+    deny(shop.store, ["item030"])
+    purge(shop.store)
+    third = shop.build()
+    check(shop, third)
+    assert set(dead_nodes(third).values()) == {0}
+    clean = [s.graph for s in second.index("search", "fused").shards if s.frozen and s.living == s.nodes]
+    assert clean
+    assert {s.graph for s in third.index("search", "fused").shards} >= set(clean)
 
 
 def test_a_refused_night_changes_nothing_for_the_next_one(shop):
