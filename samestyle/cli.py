@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from samestyle import __version__, deny_commands, encoder_commands, release_commands
+from samestyle import __version__, deny_commands, encoder_commands, release_commands, web_commands
 from samestyle.console import COUNTS, Call, cell, print_pairs, print_table
 from samestyle.errors import SamestyleError, UsageError
 from samestyle.settings import ENVIRONMENTS, load_settings
@@ -121,6 +121,10 @@ def make_parser() -> argparse.ArgumentParser:
             command = names.add_parser(name, help=text, description=text, parents=[common])
             command.set_defaults(function=function)
             add_own_arguments(command, group, name)
+    about = "show the release that the channel names as a web application"
+    command = groups.add_parser("serve", help=about, description=about, parents=[common])
+    command.set_defaults(function=web_commands.serve)
+    web_commands.add_arguments(command)
     return parser
 
 

@@ -22,7 +22,8 @@ from samestyle.release.manifest import (
     Thresholds,
 )
 from samestyle.release.publish import publish
-from samestyle.release.store import LocalStore
+from samestyle.release.store import LocalStore, ObjectRef
+from samestyle.serving.display import SCHEMA
 from samestyle.settings import Gate
 
 DIM = 16
@@ -97,6 +98,14 @@ def store_encoder(store: LocalStore, folder: Path) -> EncoderEntry:
     return EncoderEntry("encoder1", DIM, {"card.json": store.put_object(folder / "card.json", ".json")}, {})
 
 
+def store_display(store: LocalStore, path: Path, rows: list[dict[str, Any]]) -> ObjectRef:
+    """rows: item_id, and as much as is known of title, image_uri and thumbnail."""
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["item_id"]), SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return store.put_object(path, ".parquet")
+
+
 def make_manifest(
     store: LocalStore,
     folder: Path,
@@ -105,8 +114,12 @@ def make_manifest(
     catalogue: Catalogue | None = None,
     shards: int = 2,
     encoder: EncoderEntry | None = None,
+    display: list[dict[str, Any]] | None = None,
 ) -> Manifest:
-    """Store the objects of search/fused, search/image and homepage/fused; the manifest is not judged yet."""
+    """Store the objects of search/fused, search/image and homepage/fused; the manifest is not judged yet.
+
+    display: rows of its display file, see `store_display`.
+    """
     catalogue = catalogue or small_catalogue()
     parts = split(catalogue, shards)
     stored = tuple(store_shard(store, folder / release_id / str(i), i, part) for i, part in enumerate(parts))
@@ -140,6 +153,7 @@ def make_manifest(
             dataclasses.replace(index, module="homepage"),
         ),
         style_recall={"image": 0.7, "fused": 0.8},
+        display={"items-00000": store_display(store, folder / release_id / "display", display)} if display else None,
     )
 
 

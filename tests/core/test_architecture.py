@@ -120,7 +120,7 @@ def test_nobody_imports_a_job_but_the_night():
     [
         ("tables", ("tables",)),
         ("report", ("report", "tables")),
-        ("web", ("web", "cli")),
+        ("web", ("web", "web_commands")),
         ("demo", ("demo", "tables", "training", "web")),
     ],
 )
@@ -155,6 +155,24 @@ def test_serving_uses_little():
         and not inside(i.imported, *allowed)
     ]
     assert_none(found, f"serving imports only {', '.join(allowed)}")
+
+
+def test_the_web_application_reads_through_serving():
+    allowed = [f"samestyle.{name}" for name in ("web", "serving", "errors", "release", "catalogue")]
+    found = [
+        i
+        for i in imports()
+        if inside(i.importer, "samestyle.web")
+        and inside(i.imported, "samestyle")
+        and i.imported != "samestyle"  # its version
+        and not inside(i.imported, *allowed)
+    ]
+    assert_none(found, f"web imports only {', '.join(allowed)}")
+
+
+def test_the_web_application_needs_no_spark_torch_or_settings():
+    names = [m for m in modules() if inside(m, "samestyle.web")]
+    python(IMPORT_ALL, *names, without=(*SPARK, "torch", "transformers", "pandas", "samestyle.settings"))
 
 
 def test_spark_is_imported_where_spark_runs_only():

@@ -1,0 +1,1 @@
+"""The web application `samestyle serve`: the current release as a shop, and as a JSON API. Needs the extra `web`."""
