@@ -1,6 +1,6 @@
 # `make` alone says what there is. Every target sets up what it needs, through spark-submit.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-core test-shipping test-inputs test-nights soak check format clean distclean
+.PHONY: help setup test test-core test-shipping test-inputs test-nights browser soak check format clean distclean
 
 python := $(or $(SAMESTYLE_PYTHON),.venv/bin/python)
 
@@ -11,8 +11,14 @@ setup: ## install what jobs and tests need
 	@./spark-submit.sh setup
 
 # Jobs on small data wait more than they compute: side by side, the parts take half the time.
-test: setup ## all tests, with small counts; four parts side by side, each printed when it ends
+test: setup browser ## all tests, with small counts; four parts side by side, each printed when it ends
 	@$(MAKE) --no-print-directory -j4 --output-sync=target test-core test-shipping test-inputs test-nights
+
+# As root with apt. Elsewhere the tests that drive it are skipped, and say so.
+browser:
+	@test -x /usr/bin/chromium || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	{ echo "installing Chromium for the tests of the web application" && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium >/dev/null; }
 
 pytest := $(python) -m pytest -m "not soak and not gpu"
 inputs := tests/jobs/test_bad_input.py tests/jobs/test_examples.py
