@@ -9,13 +9,15 @@ from samestyle.progress import say
 from samestyle.release.gate import failures
 from samestyle.release.publish import publish
 from samestyle.release.retention import collect_garbage
+from samestyle.tables.display import write_display_files
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
 from samestyle.tables.publication import judged_manifest
+from udfs.display import display_writer
 
 
 def run(spark: SparkSession, night: Night) -> None:
-    manifest = judged_manifest(night)
+    manifest = judged_manifest(night, write_display_files(night, display_writer))
     night.run.write("gate", {"results": [asdict(result) for result in manifest.gate]})
     for result in failures(manifest.gate):
         say(f"gate REFUSED: {result.sentence}")

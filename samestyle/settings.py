@@ -396,6 +396,11 @@ class Release(Section):
     grace_hours: float = Field(
         24.0, ge=0, description="Nothing younger is removed: a build uploads before it is published."
     )
+    display: bool = Field(
+        False,
+        description="Carry titles and thumbnails as well, for `samestyle serve`; thumbnails are made while photos are "
+        "embedded, so that photos embedded before have none.",
+    )
 
 
 class Lock(Section):

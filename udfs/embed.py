@@ -109,7 +109,8 @@ def outcome_batch(embedded: Embedded) -> pa.RecordBatch:
         values = [getattr(outcome, name) for outcome in embedded.outcomes]
         arrays.append(pa.array(values, pa.bool_() if name == "transient" else pa.string()))
     arrays += [vector_array(vectors) for vectors in embedded.vectors.values()]
-    names = [*CONTENT_KEYS, *TOLD, *(f"{view}_vector" for view in embedded.vectors)]
+    arrays.append(pa.array([outcome.thumbnail for outcome in embedded.outcomes], pa.binary()))
+    names = [*CONTENT_KEYS, *TOLD, *(f"{view}_vector" for view in embedded.vectors), "thumbnail"]
     return pa.RecordBatch.from_arrays(arrays, names)
 
 

@@ -34,7 +34,10 @@ class Content:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a content. pixels: the photo as the encoder takes it, until it has been encoded."""
+    """What became of a content.
+
+    pixels: the photo as the encoder takes it, until it has been encoded. thumbnail: a JPEG of it, where one is wanted.
+    """
 
     outcome: str = "embedded"
     reason: str | None = None
@@ -42,6 +45,7 @@ class Outcome:
     transient: bool = False
     image_digest: str | None = None
     pixels: np.ndarray | None = None
+    thumbnail: bytes | None = None
 
     @property
     def wanted(self) -> bool:
@@ -49,7 +53,8 @@ class Outcome:
         return self.outcome in ("embedded", "degraded")
 
     def reject(self, reason: str, error: object = "", transient: bool = False) -> None:
-        self.outcome, self.reason, self.transient, self.pixels = "rejected", reason, transient, None
+        self.outcome, self.reason, self.transient = "rejected", reason, transient
+        self.pixels = self.thumbnail = None
         self.detail = normalise_title(str(error), 200)
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from samestyle.catalogue.fetch import FetchPolicy, fetch
-from samestyle.catalogue.images import DecodeLimits, decode_image
+from samestyle.catalogue.images import DecodeLimits, decode_image, to_jpeg
 from samestyle.encoder.contents import Content, Decode, Outcome, batches, prepared
 
 STAGES = ("read", "fetch", "decode", "forward", "write")
@@ -31,10 +31,12 @@ GROUP = 4
 HANDFUL = 4
 # Groups at the encoder: the one it works on, and the next.
 AT_ENCODER = 2
+THUMBNAIL = 240  # pixels a side
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Views = Mapping[str, np.ndarray]
+Shrink = Callable[[np.ndarray], bytes]
 Count = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -109,6 +111,7 @@ class Pipeline:
     decodes     photos decoded at once; DecodeLimits says what each may take
     batch_size  rows a forward pass
     threads     of ONNX Runtime
+    thumbnails  whether outcomes get one
     """
 
     policy: FetchPolicy
@@ -117,6 +120,7 @@ class Pipeline:
     decodes: int = 2
     batch_size: int = 32
     threads: int = 1
+    thumbnails: bool = False
 
     def run(
         self, contents: Iterable[Content], model: Model, count: Count | None = None, decode: Decode | None = None
@@ -129,7 +133,9 @@ class Pipeline:
         """
         busy, size = Busy(), GROUP * self.batch_size
         decode = decode or partial(decode_image, limits=self.limits, size=model.image_size)
-        prepare = partial(prepare_timed, fetch=self._fetch(busy), decode=self._decode(decode, busy))
+        prepare = partial(
+            prepare_timed, fetch=self._fetch(busy), decode=self._decode(decode, busy), shrink=self._shrink()
+        )
         forward = partial(encode_timed, model=model, batch_size=self.batch_size, busy=busy)
         with pool(self.fetches, "fetch") as fetchers, pool(1, "forward") as encoder:
             # Enough for a whole group to become ready while another one is encoded.
@@ -149,6 +155,9 @@ class Pipeline:
 
         return timed_fetch
 
+    def _shrink(self) -> Shrink | None:
+        return partial(to_jpeg, size=THUMBNAIL) if self.thumbnails else None
+
     def _decode(self, decode: Decode, busy: Busy) -> Decode:
         places = threading.BoundedSemaphore(self.decodes)
 
@@ -160,9 +169,13 @@ class Pipeline:
 
 
 def prepare_timed(
-    contents: list[Content], fetch: Callable[[str], bytes], decode: Decode
+    contents: list[Content], fetch: Callable[[str], bytes], decode: Decode, shrink: Shrink | None
 ) -> list[tuple[Content, Outcome]]:
-    return [(content, prepared(content, fetch, decode)) for content in contents]
+    outcomes = [prepared(content, fetch, decode) for content in contents]
+    for outcome in outcomes:
+        if shrink and outcome.pixels is not None:
+            outcome.thumbnail = shrink(outcome.pixels)
+    return list(zip(contents, outcomes, strict=True))
 
 
 def encode_timed(rows: list[tuple[Content, Outcome]], model: Model, batch_size: int, busy: Busy) -> Embedded:

@@ -12,20 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from samestyle.errors import IntegrityError
+from samestyle.release.display import GROUP_ROWS, SCHEMA
 from samestyle.release.manifest import Manifest
 from samestyle.release.store import reporting
 from samestyle.serving.cache import Cache
-
-SCHEMA = pa.schema(
-    [
-        pa.field("item_id", pa.string()),
-        pa.field("title", pa.string()),
-        pa.field("image_uri", pa.string()),
-        pa.field("thumbnail", pa.binary()),
-    ]
-)
-# Thumbnails of one batch stay far below the 2 GiB that 32-bit offsets reach.
-BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ def mapped(path: Path) -> pa.Table:
     os.close(handle)
     try:
         with reporting(path), pa.OSFile(name, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS):
+            for batch in pq.ParquetFile(path).iter_batches(GROUP_ROWS):
                 writer.write(batch.select(SCHEMA.names).cast(SCHEMA))
         return pa.ipc.open_file(pa.memory_map(name)).read_all()
     finally:

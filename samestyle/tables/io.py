@@ -11,6 +11,7 @@ from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, Row, SparkSession
+from pyspark.sql import functions as F
 
 from samestyle.errors import UsageError
 
@@ -57,7 +58,7 @@ class Table:
     def append(self, rows: DataFrame) -> None:
         """Add rows in one commit."""
         if self.format == "delta":
-            self._writer(rows).mode("append").save(self.path)
+            self._writer(rows).mode("append").option("mergeSchema", "true").save(self.path)
         else:
             self._writer(rows).save(f"{self.path}/part-{uuid.uuid4().hex}")
 
@@ -95,7 +96,12 @@ class Table:
         if not DeltaTable.isDeltaTable(self.spark, self.path):
             return self.no_rows()
         reader = self.spark.read.format("delta")
-        return (reader.option("versionAsOf", version) if version else reader).load(self.path)
+        if version:
+            return reader.option("versionAsOf", version).load(self.path)
+        rows = reader.load(self.path)
+        # A column that the project did not have when the table was made.
+        later = [field for field in self.no_rows().schema if field.name not in rows.columns]
+        return rows.withColumns({field.name: F.lit(None).cast(field.dataType) for field in later}) if later else rows
 
     def _writer(self, rows: DataFrame) -> DataFrameWriter:
         # Spark does not read several roots that are partitioned each for itself, as Parquet's commits would be.

@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from samestyle.catalogue.fetch import FetchPolicy, fetch
-from samestyle.catalogue.images import DecodeLimits, decode_image
+from samestyle.catalogue.images import DecodeLimits, decode_image, to_jpeg
 from samestyle.errors import ImageError
 
 SIZE = 112
-JPEG_QUALITY = 80
 FETCHES = 8
 BUDGET_S = 60.0
 MOST_BYTES = 4_000_000  # of a photo in a binary column: a hundred of them must fit the driver
@@ -29,10 +27,7 @@ class Photo:
     missing: str = ""
 
     def jpeg(self) -> bytes | None:
-        if self.pixels is None:
-            return None
-        encoded = cv2.imencode(".jpg", self.pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        return encoded[1].tobytes()
+        return None if self.pixels is None else to_jpeg(self.pixels)
 
 
 def load_photos(

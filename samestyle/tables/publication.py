@@ -14,13 +14,16 @@ from samestyle.tables.drift import measure_drift
 from samestyle.tables.night import Night
 
 
-def judged_manifest(night: Night) -> Manifest:
-    """The night's manifest, with the gate's results against the parent. Nothing is written but encoder files."""
-    manifest = replace(assemble(night), probes=measure_drift(night))
+def judged_manifest(night: Night, display: dict[str, Any] | None) -> Manifest:
+    """The night's manifest, with the gate's results against the parent. Nothing is written but encoder files.
+
+    display: name to object, see tables.display.
+    """
+    manifest = replace(assemble(night, display), probes=measure_drift(night))
     return replace(manifest, gate=run_gate(manifest, night.parent, night.settings.gate))
 
 
-def assemble(night: Night) -> Manifest:
+def assemble(night: Night, display: dict[str, Any] | None) -> Manifest:
     embed, evaluated = night.run.required("embed"), night.run.required("evaluate_index")
     night.run.required("neighbours")  # a release is what all stages of its run made
     if not evaluated["indexes"]:
@@ -43,6 +46,7 @@ def assemble(night: Night) -> Manifest:
         "ledger": embed["counts"],
         "indexes": list(index_entries(night, evaluated["indexes"])),
         "style_recall": {view: share["value"] for view, share in evaluated["style_recall"].items()} or None,
+        "display": display,
     }
     return decode(Manifest, tree, "")
 

@@ -4,7 +4,7 @@ EMBEDDINGS = """
     encoder_id string, content_key string, title_hash string, image_key string, image_digest string,
     outcome string, reason string, detail string, transient boolean,
     image_vector array<float>, text_vector array<float>, fused_vector array<float>,
-    run_id string, embedded_at timestamp
+    run_id string, embedded_at timestamp, thumbnail binary
 """
 
 NEIGHBOURS = """
@@ -68,4 +68,7 @@ OUTCOME = """
 # What the embedding job hands to workers of a content, and what comes back.
 CONTENT_KEYS = ("content_key", "title_hash", "image_key")
 CONTENT = (*CONTENT_KEYS, "title", "image", "image_uri", "known_digest")
-ATTEMPT = ", ".join([*(f"{name} string" for name in CONTENT_KEYS), OUTCOME.strip()])
+ATTEMPT = ", ".join([*(f"{name} string" for name in CONTENT_KEYS), OUTCOME.strip(), "thumbnail binary"])
+
+# What a worker tells of a display file that it has written.
+WRITTEN = "file int, record string"

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -47,7 +48,8 @@ def embed_waves(todo: DataFrame, by: Embedding, make_udf: Callable[..., Any]) ->
     limits, table = by.settings.embed, by.warehouse.embeddings
     keys = {"encoder_id": by.encoder.encoder_id, "run_id": by.run.run_id}
     counter, started = Counter(todo.sparkSession.sparkContext, STAGES), time.monotonic()
-    embed = make_udf(by.encoder, pipeline_of(by.settings), counter.add)
+    pipeline = replace(pipeline_of(by.settings), thumbnails=by.settings.release.display)
+    embed = make_udf(by.encoder, pipeline, counter.add)
     total = todo.count()
     waves = math.ceil(total / limits.wave_rows)
     with Progress("embed", total, counter.values, limit=counter.limit):
@@ -89,9 +91,10 @@ def attempt_rows(outcomes: DataFrame, keys: dict[str, str], at: datetime) -> Dat
     """Rows of schemas.EMBEDDINGS."""
     return outcomes.select(
         F.lit(keys["encoder_id"]).alias("encoder_id"),
-        *outcomes.columns,
+        *[name for name in outcomes.columns if name != "thumbnail"],
         F.lit(keys["run_id"]).alias("run_id"),
         F.lit(at).alias("embedded_at"),
+        "thumbnail",
     )
 
 

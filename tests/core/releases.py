@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from samestyle.release.display import SCHEMA, write_display
 from samestyle.release.gate import run_gate
 from samestyle.release.manifest import (
     EncoderEntry,
@@ -23,7 +24,6 @@ from samestyle.release.manifest import (
 )
 from samestyle.release.publish import publish
 from samestyle.release.store import LocalStore, ObjectRef
-from samestyle.serving.display import SCHEMA
 from samestyle.settings import Gate
 
 DIM = 16
@@ -102,7 +102,7 @@ def store_display(store: LocalStore, path: Path, rows: list[dict[str, Any]]) -> 
     """rows: item_id, and as much as is known of title, image_uri and thumbnail."""
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["item_id"]), SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
+    write_display(table.to_batches(), path)
     return store.put_object(path, ".parquet")
 
 

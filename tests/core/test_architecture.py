@@ -223,7 +223,7 @@ from samestyle.index.nodes import GraphParameters
 from samestyle.release.manifest import Shard
 from samestyle.release.store import LocalStore, ObjectRef
 from samestyle.tables.counter import Counter
-from udfs import embed, evaluate, features, search, shards
+from udfs import display, embed, evaluate, features, search, shards
 
 ids = count()
 context = SimpleNamespace(accumulator=lambda zero: Accumulator(next(ids), zero, AddingAccumulatorParam(zero)))
@@ -237,6 +237,7 @@ pipeline = Pipeline(policy, limits)
 with patch("pyspark.sql.udf._parse_datatype_string", return_value=StringType()):  # else the JVM reads the type
     column = embed.column_udf(reference, pipeline)
 made = {
+    "display_writer": display.display_writer(store),
     "embed_udf": embed.embed_udf(reference, pipeline, Counter(context, ("fetch",)).add),
     "column_udf": column.func,
     "node_reader": shards.node_reader(placed, store),

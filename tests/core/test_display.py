@@ -6,6 +6,7 @@ import pytest
 from releases import flip_bit, make_manifest, publish_small, store_display
 
 from samestyle.errors import IntegrityError
+from samestyle.release.display import GROUP_ROWS, SCHEMA, write_display
 from samestyle.release.export import export_release, verify_export
 from samestyle.release.manifest import Manifest
 from samestyle.release.publish import verify_release
@@ -13,7 +14,7 @@ from samestyle.release.retention import collect_garbage
 from samestyle.release.store import LocalStore
 from samestyle.serving import display as module
 from samestyle.serving.cache import Cache
-from samestyle.serving.display import SCHEMA, Card, Display
+from samestyle.serving.display import Card, Display
 
 ROWS = [
     {"item_id": "b/2", "title": "Zwei", "image_uri": "https://photos/2.jpg", "thumbnail": b"\xff\xd8\xff2"},
@@ -55,12 +56,24 @@ def test_several_files_are_one(store, cache, tmp_path):
     assert [display.card(name).title for name in ("b/2", "a", "Ünï")] == ["Zwei", None, "雪"]
 
 
+def test_the_same_rows_are_the_same_file_however_they_were_cut(tmp_path):
+    rows = [
+        {"item_id": f"i{n:05d}", "title": "a", "thumbnail": bytes([n % 256]) * 50} for n in range(2 * GROUP_ROWS + 7)
+    ]
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    sizes = {"whole": len(rows), "ones": 1, "odd": 1000}
+    for name, size in sizes.items():
+        assert write_display(table.to_batches(size), tmp_path / name) == len(rows)
+        assert pq.read_table(tmp_path / name).to_pylist() == table.to_pylist()
+    assert len({(tmp_path / name).read_bytes() for name in sizes}) == 1
+
+
 def test_a_release_without_display_files_has_no_cards(store, cache, tmp_path):
     assert Display.load(cache, make_manifest(store, tmp_path)).cards(["i00000a"]) == {"i00000a": None}
 
 
 def test_files_longer_than_a_batch_are_found_in_whole(store, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BATCH_ROWS", 7)
+    monkeypatch.setattr(module, "GROUP_ROWS", 7)
     rows = [{"item_id": f"i{n:03d}", "title": f"title {n}"} for n in range(100)]
     display = Display.load(cache, with_rows(store, tmp_path, rows))
     assert [display.card(row["item_id"]).title for row in rows] == [f"title {n}" for n in range(100)]

@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from PIL import Image
 from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits, decode_image, image_digest
 from samestyle.encoder.contents import Content, Outcome
-from samestyle.encoder.pipeline import GROUP, STAGES, Embedded, Pipeline, in_order
+from samestyle.encoder.pipeline import GROUP, STAGES, THUMBNAIL, Embedded, Pipeline, in_order
 from samestyle.encoder.runtime import Encoder
 from samestyle.errors import SamestyleError
 from samestyle.progress import Progress
@@ -313,3 +314,23 @@ class Sum:
 
     def add(self, value: float) -> None:
         self.value += value
+
+
+def test_thumbnails_are_small_jpegs_of_what_the_encoder_saw(pipeline: Pipeline) -> None:
+    class Large(Lengths):
+        image_size = 300
+
+    contents = [Content("red", png(), None), Content("no photo", None, None), Content(None, b"broken", None)]
+    wanted = replace(pipeline, thumbnails=True)
+    found = {
+        c.title: o
+        for group in wanted.run(contents, Large())
+        for c, o in zip(group.contents, group.outcomes, strict=True)
+    }
+    assert [found[title].thumbnail for title in ("no photo", None)] == [None, None]
+    shown = Image.open(io.BytesIO(found["red"].thumbnail or b""))
+    assert (shown.format, shown.size) == ("JPEG", (THUMBNAIL, THUMBNAIL))
+    expected = np.array(Image.fromarray(decode_image(png(), DecodeLimits(), 300)).resize(shown.size), int)
+    assert abs(np.array(shown, int) - expected).mean() < 3
+    plain = [outcome for group in pipeline.run(contents, Large()) for outcome in group.outcomes]
+    assert [outcome.thumbnail for outcome in plain] == [None] * 3

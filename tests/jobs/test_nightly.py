@@ -12,6 +12,8 @@ from samestyle.demo.days import day_changes
 from samestyle.index.exact import exact_search
 from samestyle.release.publish import current_release, verify_release
 from samestyle.release.store import open_store
+from samestyle.serving.cache import Cache
+from samestyle.serving.display import Display
 from samestyle.serving.searcher import open_release
 from samestyle.tables.warehouse import Warehouse
 
@@ -101,6 +103,18 @@ def test_every_module_and_view_has_several_shards_with_all_their_items(release, 
         assert index.orphans == 0
     for module, count in expected.items():
         assert release.module_items(module) == count
+
+
+def test_titles_and_thumbnails_of_all_items_come_with_the_release(night, release, tables, tmp_path):
+    cards = Display.load(Cache(open_store(night.root / "store"), tmp_path), release)
+    served = tables.items().read().where("content_key is not null").collect()
+    photos = {r["content_key"] for r in tables.embeddings.read().where("image_vector is not null").collect()}
+    assert photos
+    for item in served:
+        card = cards.card(item["item_id"])
+        assert (card.title, card.image_uri) == (item["title"], item["image_uri"])
+        assert (card.thumbnail is not None) == (item["content_key"] in photos)
+    assert sum(file.table.num_rows for file in cards.files) == len(served)
 
 
 def test_a_node_is_what_was_really_encoded(night, release):

@@ -68,6 +68,7 @@ def attempts(spark, keys, *rows):
                 "fused_vector": None,
                 "run_id": row.get("run", "before"),
                 "embedded_at": NOW - timedelta(hours=row.get("hours_ago", 24)),
+                "thumbnail": None,
             }
         )
     return spark.createDataFrame(filled, schemas.EMBEDDINGS)

@@ -116,7 +116,7 @@ def embedding(content: int, encoder_id: str) -> tuple:
         None,
         False,
     )
-    return (*head, *vectors, "run", NOW)
+    return (*head, *vectors, "run", NOW, None)
 
 
 def item_row(item_id: str, item: Item) -> tuple:
