@@ -19,7 +19,8 @@ def run(spark: SparkSession, night: Night) -> None:
         night.lease.check()
         table.replace(found, "release_id", night.release_id)
     own = table.read().where(f"release_id = '{night.release_id}'")
-    counts = {row["module"]: row["count"] for row in own.groupBy("module").count().collect()}
+    found_rows = {row["module"]: row["count"] for row in own.groupBy("module").count().collect()}
+    counts = {r["module"]: found_rows[r["module"]] for r in records if r["module"] in found_rows}
     say("neighbours: " + (", ".join(f"{count:,} of {module}" for module, count in counts.items()) or "none"))
     night.run.write("neighbours", {"rows": counts})
 
