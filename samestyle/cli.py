@@ -110,7 +110,10 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument("--settings", metavar="FILE", help="a further settings file")
     common.add_argument("--channel", help="the channel (default: release.channel)")
     parser = argparse.ArgumentParser(
-        "samestyle", description=__doc__, parents=[common], epilog="Any setting can be given as a.b=value."
+        "samestyle",
+        description=__doc__,
+        parents=[common],
+        epilog="Any setting can be given as a.b=value. After `--` every word is taken as it is.",
     )
     parser.add_argument("--version", action="version", version=f"samestyle {__version__}")
     groups = parser.add_subparsers(metavar="WHAT", required=True)
@@ -138,8 +141,10 @@ def add_own_arguments(command: argparse.ArgumentParser, group: str, name: str) -
 
 def call_from(argv: Sequence[str]) -> Call:
     """Read the command line. Raises UsageError, or SystemExit as argparse does."""
-    overrides = [word for word in argv if OVERRIDE.fullmatch(word)]
-    arguments = make_parser().parse_args([word for word in argv if not OVERRIDE.fullmatch(word)])
+    end = argv.index("--") if "--" in argv else len(argv)
+    words, literal = argv[:end], argv[end:]  # an item's id may look like a setting
+    overrides = [word for word in words if OVERRIDE.fullmatch(word)]
+    arguments = make_parser().parse_args([*(word for word in words if not OVERRIDE.fullmatch(word)), *literal])
     for name in ("env", "settings", "channel"):
         setattr(arguments, name, getattr(arguments, name, None))
     return Call(arguments, load_settings(arguments.env, arguments.settings, overrides))

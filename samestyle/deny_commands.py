@@ -32,6 +32,8 @@ def purge_all(call: Call) -> None:
 
 def add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("add", "remove"):
-        command.add_argument("items", nargs="+", metavar="ITEM", help="item ids")
+        command.add_argument(
+            "items", nargs="+", metavar="ITEM", help="item ids; after `--` those that look like an option or a setting"
+        )
     if name == "add":
         command.add_argument("--reason", help="kept in the list")

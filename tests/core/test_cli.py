@@ -28,7 +28,7 @@ def samestyle(tmp_path, capsys):
     """Call the script on a root of its own; returns exit code, what was printed, and the errors."""
 
     def call(*words):
-        code = cli.main([*words, f"paths.root={tmp_path / 'root'}"])
+        code = cli.main([f"paths.root={tmp_path / 'root'}", *words])
         return code, *capsys.readouterr()
 
     return call
@@ -171,6 +171,11 @@ def test_takedowns_from_the_command_line(samestyle, three):
     assert [line.split()[0] for line in out.splitlines()] == ["item", "i1", "i2", "i3"]
     assert "a court said so" in out.splitlines()[1]
     assert samestyle("deny", "remove", "i1", "i9")[1] == "1 item allowed again, 1 were not denied\n"
+
+
+def test_an_id_that_looks_like_a_setting_can_be_denied(samestyle, three):
+    assert samestyle("deny", "add", "--reason", "r", "--", "release.keep=1", "--odd")[1].startswith("2 items denied")
+    assert samestyle("deny", "remove", "--", "release.keep=1")[1].startswith("1 item allowed again")
 
 
 def test_a_store_elsewhere_is_named_by_the_settings(samestyle, s3, tmp_path):
