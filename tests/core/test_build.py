@@ -197,6 +197,9 @@ def test_orphans_are_counted_and_linked_again(tmp_path):
     index.init_index(len(clustered), 2, 4, 1)
     index.add_items(clustered, num_threads=1)
     before = len(find_orphans(index))
+    index.set_ef(100)
+    asked = np.asarray(index.get_items(index.get_ids_list()))
+    assert before == (index.knn_query(asked, k=1)[1][:, 0] > 1 - (asked**2).sum(axis=1) + 1e-6).sum()
     built, _, _ = build(tmp_path, clustered, graph=poor)
     assert before > 0
     assert built.orphans_found == before
