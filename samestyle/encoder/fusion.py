@@ -71,10 +71,26 @@ class Fusion(nn.Module):
         or 1 where no row has an image; text_tokens (n, t, text_width); masks (n, s) and (n, t) float32, 1 for a token
         that counts.
         """
+        image_tokens, text_tokens = self.read(image_tokens, text_tokens)
+        return self.join(image, image_tokens, image_mask, text, text_tokens, text_mask)
+
+    def read(self, image_tokens: Tensor, text_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in the fusion's own width, (n, s, width) and (n, t, width): what all views share, and training does once."""
+        return self.image_in(image_tokens) + self.positions[: image_tokens.shape[1]], self.text_in(text_tokens)
+
+    def join(
+        self,
+        image: Tensor,
+        image_tokens: Tensor,
+        image_mask: Tensor,
+        text: Tensor,
+        text_tokens: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """What forward does with tokens that were read."""
         base = F.normalize(torch.cat([image, text], dim=1))
-        pictures = self.image_in(image_tokens) + self.positions[: image_tokens.shape[1]]
         first = (self.cls + self.base_in(base)).unsqueeze(1)
-        tokens = torch.cat([first, self.text_in(text_tokens), pictures], dim=1)
+        tokens = torch.cat([first, text_tokens, image_tokens], dim=1)
         mask = torch.cat([torch.ones_like(image_mask[:, :1]), text_mask, image_mask], dim=1)
         for block in self.blocks[:-1]:
             tokens = block(tokens, tokens, mask)

@@ -31,7 +31,7 @@ class Head(nn.Module):
 
 
 class HeadedSum(nn.Module):
-    """The fused vectors of a dual_stream as training takes them: the same inputs as Fusion.forward, (n, dim) float32.
+    """The fused vectors of a dual_stream as training takes them: the same inputs as Fusion.join, (n, dim) float32.
 
     The head joins rows that have both sides; the vector of a lone side stays as it is. Tokens and masks are ignored.
     """
@@ -44,7 +44,11 @@ class HeadedSum(nn.Module):
     def dim(self) -> int:
         return self.head.dim
 
-    def forward(
+    def read(self, image_tokens: Tensor, text_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens as they are."""
+        return image_tokens, text_tokens
+
+    def join(
         self,
         image: Tensor,
         image_tokens: Tensor,

@@ -127,10 +127,12 @@ def dropped(features: Tensors, settings: Train, draws: Draws, modalities: bool) 
 
 
 def features_of(model: Model, inputs: Inputs) -> Tensors:
-    """What the joint takes, on the model's device."""
+    """What the joint's `join` takes, on the model's device: the tokens are read once for all views of a batch."""
     device = next(model.parameters()).device
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in inputs.items()}
-    return model.features(tensors) if isinstance(model, EndToEnd) else tensors
+    features = model.features(tensors) if isinstance(model, EndToEnd) else tensors
+    image, text = joint_of(model).read(features["image_tokens"], features["text_tokens"])
+    return features | {"image_tokens": image, "text_tokens": text}
 
 
 def joint_of(model: Model) -> Joint:
@@ -147,7 +149,7 @@ def encode(model: Model, source: Source, rows: np.ndarray, batch_size: int = 128
         part = rows[start : start + batch_size]
         features = features_of(model, source.batch(part, np.zeros(len(part), np.int64)))
         for view in VIEWS:
-            out[view][start : start + len(part)] = joint(**hidden(features, view)).cpu().numpy()
+            out[view][start : start + len(part)] = joint.join(**hidden(features, view)).cpu().numpy()
     out["image"][~source.has_image[rows]] = 0
     out["text"][~source.has_text[rows]] = 0
     return out
@@ -281,7 +283,7 @@ class Trainer:
                 for view in wanted:
                     draws = Draws.of(random, size, self.source.longest).share(rows)
                     seen = dropped(hidden(features, view), self.settings, draws, view == "fused")
-                    views[f"{side}_{view}"] = joint_of(self.model)(**seen).float() * self.has(contents, view)
+                    views[f"{side}_{view}"] = joint_of(self.model).join(**seen).float() * self.has(contents, view)
         # Of views that no loss asks for, something must stand there.
         return {f"offer_{view}": views["offer_fused"] for view in VIEWS} | views
 
