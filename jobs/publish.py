@@ -7,13 +7,14 @@ from pyspark.sql import SparkSession
 from samestyle.errors import SamestyleError
 from samestyle.progress import say
 from samestyle.release.gate import failures
-from samestyle.release.publish import publish
+from samestyle.release.publish import judge, publish
 from samestyle.release.retention import collect_garbage
 from samestyle.tables.display import write_display_files
 from samestyle.tables.job import job_main
 from samestyle.tables.night import Night
-from samestyle.tables.publication import judged_manifest
+from samestyle.tables.publication import judged_manifest, verify_new
 from udfs.display import display_writer
+from udfs.verification import object_verifier
 
 
 def run(spark: SparkSession, night: Night) -> None:
@@ -23,8 +24,10 @@ def run(spark: SparkSession, night: Night) -> None:
         say(f"gate REFUSED: {result.sentence}")
     say(f"gate: {len(manifest.gate) - len(failures(manifest.gate))} of {len(manifest.gate)} rules passed")
     release = night.settings.release
-    known = night.parent.objects() if night.parent else {}
-    publish(night.store, manifest, release.channel, night.channel_named, night.force, known, night.lease.check)
+    judge(manifest, night.force)  # what is refused anyway need not be read
+    verify_new(night, manifest, object_verifier)
+    verified = manifest.objects()
+    publish(night.store, manifest, release.channel, night.channel_named, night.force, verified, night.lease.check)
     forced = night.force if failures(manifest.gate) else None
     night.run.write("publish", {"release_id": manifest.release_id, "channel": release.channel, "forced": forced})
     try:

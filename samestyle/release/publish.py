@@ -184,14 +184,18 @@ def verify_release(store: Store, release: str | Manifest, deep: bool = True, kno
     """Compare every object of a release with its manifest. Raises IntegrityError listing what is wrong."""
     manifest = release if isinstance(release, Manifest) else load_manifest(store, release, known_digest(store, release))
     refs: list[ObjectRef] = list(manifest.objects().values())
-    damage = list(find_damage(store, manifest, deep, known))
+    require_sound(manifest, list(find_damage(store, manifest, deep, known)))
+    return Verified(len(refs), sum(ref.bytes for ref in refs), deep)
+
+
+def require_sound(manifest: Manifest, damage: list[str]) -> None:
+    """Raise IntegrityError with these sentences, if there are any."""
     if damage:
         more = f"\n  and {len(damage) - 20} more" if len(damage) > 20 else ""
         raise IntegrityError(
-            f"release {manifest.release_id} is damaged in {len(damage)} of {len(refs)} objects: "
+            f"release {manifest.release_id} is damaged in {len(damage)} of {len(manifest.objects())} objects: "
             f"delete those files and build again, or serve another release\n  " + "\n  ".join(damage[:20]) + more
         )
-    return Verified(len(refs), sum(ref.bytes for ref in refs), deep)
 
 
 def known_digest(store: Store, release_id: str) -> str | None:

@@ -51,17 +51,25 @@ class Served:
         return load_photos(rows, fetch_policy(self.settings), decode_limits(self.settings), images, size)
 
 
-def open_served(spark: SparkSession, root: str | Path, channel: str = "current") -> Served:
-    """What `channel` names below paths.root. Raises UsageError where nothing is published there."""
-    found = current_release(open_store(f"{root}/store"), channel)
+def open_served(
+    spark: SparkSession, root: str | Path, channel: str = "current", store: str | Path | None = None
+) -> Served:
+    """What `channel` names. root: paths.root; store: release.store, where releases do not lie below it.
+
+    Raises UsageError where nothing is published there.
+    """
+    place = store or f"{root}/store"
+    found = current_release(open_store(place), channel)
     if found is None:
         raise UsageError(
-            f"channel {channel} of {root} names no release: run ./spark-submit.sh nightly paths.root={root}"
+            f"channel {channel} of {place} names no release: run ./spark-submit.sh nightly paths.root={root}, "
+            "or name the store, where release.store is set"
         )
     settings = Settings.model_validate(found[1].settings)
-    # The folder may have been moved since.
+    # Both may have been moved since.
     paths = settings.paths.model_copy(update={"root": str(root)})
-    return Served(spark, found[1], settings.model_copy(update={"paths": paths}))
+    release = settings.release.model_copy(update={"store": store and str(store)})
+    return Served(spark, found[1], settings.model_copy(update={"paths": paths, "release": release}))
 
 
 def local_session() -> SparkSession:

@@ -1,17 +1,23 @@
 """From what the stages of a night found out to the manifest of its release."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple, replace
 from typing import Any
+
+import pyarrow as pa
 
 from samestyle.code import code_version
 from samestyle.encoder.registry import local_copy
 from samestyle.errors import RefusedError
 from samestyle.release.gate import run_gate
 from samestyle.release.manifest import EncoderEntry, Manifest, decode
+from samestyle.release.publish import require_sound
 from samestyle.tables.drift import measure_drift
 from samestyle.tables.night import Night
+from samestyle.tables.schemas import DAMAGE, OBJECT
+
+Verifier = Callable[..., Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]]
 
 
 def judged_manifest(night: Night, display: dict[str, Any] | None) -> Manifest:
@@ -21,6 +27,20 @@ def judged_manifest(night: Night, display: dict[str, Any] | None) -> Manifest:
     """
     manifest = replace(assemble(night, display), probes=measure_drift(night))
     return replace(manifest, gate=run_gate(manifest, night.parent, night.settings.gate))
+
+
+def verify_new(night: Night, manifest: Manifest, verifier: Verifier) -> None:
+    """Have executors read back what the parent does not have, and compare every byte with the manifest.
+
+    verifier: udfs.verification.object_verifier. Raises IntegrityError listing what is wrong.
+    """
+    known = night.parent.objects() if night.parent else {}
+    new = [astuple(ref) for key, ref in manifest.objects().items() if key not in known]
+    if new:
+        tasks = min(len(new), 4 * night.spark.sparkContext.defaultParallelism)
+        rows = night.spark.createDataFrame(new, OBJECT).repartition(tasks)
+        found = rows.mapInArrow(verifier(night.store), DAMAGE).collect()
+        require_sound(manifest, sorted(row["damage"] for row in found))
 
 
 def assemble(night: Night, display: dict[str, Any] | None) -> Manifest:

@@ -72,3 +72,7 @@ ATTEMPT = ", ".join([*(f"{name} string" for name in CONTENT_KEYS), OUTCOME.strip
 
 # What a worker tells of a display file that it has written.
 WRITTEN = "file int, record string"
+
+# Objects of the store that are read back, and what is wrong with one.
+OBJECT = "key string, sha256 string, bytes long"
+DAMAGE = "damage string"

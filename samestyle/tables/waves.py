@@ -79,8 +79,8 @@ def encoder_in_use(settings: Settings) -> EncoderReference | EncoderFolder:
     Raises UsageError where there is neither.
     """
     exported, chosen = exported_encoder(settings), settings.encoder.path is not None
-    if settings.paths.root and not chosen:
-        store = open_store(f"{settings.paths.root}/store")
+    if (settings.release.store or settings.paths.root) and not chosen:
+        store = open_store(settings.store_uri)
         current = current_encoder(store)
         if current is not None:
             return EncoderReference(store, current)

@@ -223,7 +223,7 @@ from samestyle.index.nodes import GraphParameters
 from samestyle.release.manifest import Shard
 from samestyle.release.store import LocalStore, ObjectRef
 from samestyle.tables.counter import Counter
-from udfs import display, embed, evaluate, features, search, shards
+from udfs import display, embed, evaluate, features, search, shards, verification
 
 ids = count()
 context = SimpleNamespace(accumulator=lambda zero: Accumulator(next(ids), zero, AddingAccumulatorParam(zero)))
@@ -250,6 +250,7 @@ made = {
     "best_scorer": evaluate.best_scorer(question),
     "rank_counter": evaluate.rank_counter(question, {"i-i": np.zeros(1, np.float32)}),
     "top_finder": evaluate.top_finder(question, 1),
+    "object_verifier": verification.object_verifier(store),
 }
 for name, function in made.items():
     print(name, dumps(function).hex())

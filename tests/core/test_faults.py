@@ -71,7 +71,7 @@ class Poll:
 
 
 def python(*words: str, wrap: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}"}
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE.parent}"}
     command = [*wrap, sys.executable, *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -170,7 +170,7 @@ def run_until(proxy, store: S3Store, home: Path, at: int, lost: bool) -> int:
     """Publish through the proxy; at request `at` kill the process. Returns how many requests it made."""
     proxy.seen.clear()
     environment = os.environ | {"AWS_ENDPOINT_URL": proxy.endpoint}
-    environment["PYTHONPATH"] = f"{HERE.parents[1]}{os.pathsep}{HERE}"
+    environment["PYTHONPATH"] = f"{HERE.parents[1]}{os.pathsep}{HERE.parent}"
     process = subprocess.Popen([sys.executable, f"{HERE}/publisher.py", store.uri, f"{home}/b"], env=environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
 

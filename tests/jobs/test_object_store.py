@@ -7,7 +7,8 @@ from conftest import SEARCH_ONLY
 
 from samestyle.cli import main as samestyle
 from samestyle.release.lease import NIGHTLY, Holder, Lease
-from samestyle.release.publish import current_release, read_pointer, verify_release
+from samestyle.release.publish import current_release, load_manifest, read_pointer, verify_release
+from samestyle.release.s3 import ObjectReader
 from samestyle.release.store import open_store
 from samestyle.serving import open_release
 
@@ -66,12 +67,30 @@ def test_a_second_night_on_s3_is_told_who_holds_the_lock(run_job, shop):
     assert "held by run the-first-run" in ended.text
 
 
-def test_a_candidate_is_published_beside_and_promoted(run_job, shop, capsys):
+@pytest.fixture
+def read_here(monkeypatch) -> list[str]:
+    """Keys of what this process reads from S3; executors are processes of their own."""
+    keys: list[str] = []
+
+    class Noted(ObjectReader):
+        def __init__(self, store, key, *rest):
+            keys.append(key)
+            super().__init__(store, key, *rest)
+
+    monkeypatch.setattr("samestyle.release.s3.ObjectReader", Noted)
+    return keys
+
+
+def test_a_candidate_is_published_beside_and_promoted(run_job, shop, capsys, read_here):
     root, store_word = shop
     store = open_store(store_word.partition("=")[2])
     before = read_pointer(store, "current").release_id
     ended = run_job("nightly", root, store_word, "release.channel=candidate", "demo.day=2", *SEARCH_ONLY)
     assert ended.code == 0, ended.text
+    shards = [key for key in read_here if key.endswith((".hnsw", ".parquet"))]
+    assert (shards, "channels/current" in read_here) == ([], True), "the driver reads no shard, not even to verify it"
+    new = load_manifest(store, ended.folder.name).objects().keys() - load_manifest(store, before).objects().keys()
+    assert any(key.endswith(".hnsw") for key in new)
     assert read_pointer(store, "current").release_id == before
     candidate = read_pointer(store, "candidate").release_id
     assert samestyle(["releases", "promote", "candidate", f"paths.root={root}", store_word]) == 0

@@ -135,6 +135,11 @@ def test_the_encoder_in_use_is_the_store_s_current_one_or_the_exported_one(expor
     current = encoder_in_use(settings)
     assert isinstance(current, EncoderReference)
     assert (current.store.uri, current.encoder_id) == (store.uri, "0123")
+    elsewhere = open_store(f"{tmp_path}/elsewhere")
+    elsewhere.swap(CURRENT, None, point_to("4567"))
+    for words in ([f"paths.root={tmp_path}"], []):
+        moved = encoder_in_use(load_settings("dev", None, [*words, f"release.store={elsewhere.uri}"]))
+        assert (moved.store.uri, moved.encoder_id) == (elsewhere.uri, "4567")
 
 
 def test_a_retried_task_decodes_in_a_child_process(pipeline, monkeypatch):
