@@ -52,6 +52,15 @@ class Selection:
         return np.diff(self.starts) > 0
 
     @cached_property
+    def only(self) -> np.ndarray:
+        """(nodes,) int32 or int64: the row of a node's only such item; -1 where it has several, or none."""
+        kind = np.int32 if len(self.rows) < 2**31 else np.int64
+        found = np.full(len(self.starts) - 1, -1, dtype=kind)
+        single = np.flatnonzero(np.diff(self.starts) == 1)
+        found[single] = self.rows[self.starts[single]]
+        return found
+
+    @cached_property
     def views(self) -> tuple[memoryview, memoryview]:
         """starts and rows, whose single elements are read several times faster than an array's."""
         return self.starts.data, self.rows.data
