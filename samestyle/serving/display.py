@@ -15,7 +15,7 @@ from samestyle.errors import IntegrityError
 from samestyle.release.display import GROUP_ROWS, SCHEMA
 from samestyle.release.manifest import Manifest
 from samestyle.release.store import reporting
-from samestyle.serving.cache import Cache
+from samestyle.serving.cache import MAPPED, Cache
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def mapped(path: Path) -> pa.Table:
     The mapped file has lost its name before anything reads it, so that nobody can change it under the map.
     """
     with reporting(path):
-        handle, name = tempfile.mkstemp(prefix=".display-", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=MAPPED, dir=path.parent)
     os.close(handle)
     try:
         with reporting(path), pa.OSFile(name, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
@@ -80,7 +80,8 @@ class Display:
     def load(cls, cache: Cache, manifest: Manifest) -> "Display":
         """Download, verify and open. Raises IntegrityError."""
         refs = (manifest.display or {}).items()
-        return cls(DisplayFile.load(cache.fetch(ref), f"{name} ({ref.key})") for name, ref in refs)
+        with cache.in_use():
+            return cls(DisplayFile.load(cache.fetch(ref), f"{name} ({ref.key})") for name, ref in refs)
 
     def cards(self, item_ids: Collection[str]) -> dict[str, Card | None]:
         """What is known of each item; None for an unknown one."""

@@ -25,7 +25,8 @@ class QueryEncoder:
         Raises IntegrityError where it is damaged, is not the manifest's, or gives other vectors.
         """
         entry = searcher.manifest.encoder
-        encoder = Encoder.load(searcher.cache.encoder_folder(entry), threads)
+        with searcher.cache.in_use():
+            encoder = Encoder.load(searcher.cache.encoder_folder(entry), threads)
         found, expected = (encoder.encoder_id, encoder.dim), (entry.encoder_id, entry.dim)
         if found != expected:
             raise IntegrityError(

@@ -5,6 +5,7 @@ What is downloaded is verified, loaded and tried out before it serves; a failure
 
 import logging
 import math
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from samestyle.serving.shards import Hit, LoadedGraph, LoadedShard, Wish
 logger = logging.getLogger(__name__)
 
 MAX_K = 10_000
+# A reader looks so often, in seconds, for files of the cache that are not needed any more.
+TIDY_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class Searcher:
         self._turn = Lock()
         self._generation = self._load({}).without(frozenset(read_denylist(store).items))
         self._generation.serve()
+        self._tidy()
 
     @property
     def manifest(self) -> Manifest:
@@ -258,7 +262,21 @@ class Searcher:
             except (SamestyleError, OSError, MemoryError, RuntimeError) as error:
                 logger.error("release %s keeps serving %s: %s", self.release_id, self.module, error)
                 return Refreshed(self.release_id, False, str(error))
-            return Refreshed(self.release_id, self.manifest is not before.manifest)
+            switched = self.manifest is not before.manifest
+            if switched or time.monotonic() - self._tidied > TIDY_S:
+                self._tidy()
+            return Refreshed(self.release_id, switched)
+
+    def _tidy(self) -> None:
+        """Of what lies in the cache, keep what serves and what a rollback would go to."""
+        self._tidied = time.monotonic()
+        try:
+            pointer = None if self.pinned else read_pointer(self.store, self.channel)
+            before = [pointer.previous] if pointer and pointer.previous else []
+            removed = self.cache.tidy([self.manifest, *(load_manifest(self.store, name) for name in before)])
+            logger.info("removed %d files from the cache %s", removed, self.cache.folder)
+        except (SamestyleError, OSError) as error:  # it is as large as it was
+            logger.warning("the cache %s was not tidied: %s", self.cache.folder, error)
 
     def _switch(self, generation: Generation) -> None:
         if generation is not self._generation:
@@ -284,7 +302,8 @@ class Searcher:
                 f"release {manifest.release_id} was made with encoder {manifest.encoder.encoder_id}, this reader "
                 f"encodes with {self.encoder_id}: its vectors do not fit; give it the release's own encoder"
             )
-        return Generation.load(self.cache, manifest, self.module, self.shards, there)
+        with self.cache.in_use():
+            return Generation.load(self.cache, manifest, self.module, self.shards, there)
 
 
 def open_release(
