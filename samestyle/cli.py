@@ -1,61 +1,16 @@
 """The console script `samestyle`: everything around releases, encoders and runs that needs neither Spark nor Java."""
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
-from samestyle import __version__, deny_commands, encoder_commands, release_commands, web_commands
-from samestyle.console import COUNTS, Call, cell, print_pairs, print_table
-from samestyle.errors import SamestyleError, UsageError
+from samestyle import __version__, deny_commands, encoder_commands, release_commands, run_commands, web_commands
+from samestyle.console import Call
+from samestyle.errors import SamestyleError
 from samestyle.settings import ENVIRONMENTS, load_settings
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z0-9_-]+)+=.*", re.DOTALL)
-
-
-def runs_list(call: Call) -> None:
-    folder = call.root / "runs"
-    found = sorted(path.parent for path in folder.glob("*/summary.json"))
-    if not found:
-        print(f"no runs in {folder}")
-        return
-    rows = [run_row(path.name, read_summary(path / "summary.json")) for path in found]
-    print_table(("run", "started", "outcome", *COUNTS, "release"), sorted(rows, key=lambda row: row[1]))
-
-
-def run_row(run_id: str, summary: dict[str, Any] | None) -> tuple[str, ...]:
-    if summary is None:
-        return (run_id, "", "not readable", *("" for _ in COUNTS), "")
-    counts = summary.get("counts")
-    cells = (cell(counts.get(column) if isinstance(counts, dict) else None) for column in COUNTS)
-    started, outcome, release = (cell(summary.get(key)) for key in ("started_at", "outcome", "release_id"))
-    return (run_id, started, outcome, *cells, release)
-
-
-def runs_show(call: Call) -> None:
-    folder = call.root / "runs"
-    names = sorted(path.parent.name for path in folder.glob("*/summary.json"))
-    if not names:
-        raise UsageError(f"there are no runs in {folder}")
-    run_id = call.arguments.id or names[-1]
-    if run_id not in names:
-        raise UsageError(f"there is no run {run_id} in {folder}: `samestyle runs list` shows all")
-    summary = read_summary(folder / run_id / "summary.json")
-    if summary is None:
-        raise UsageError(f"{folder / run_id / 'summary.json'} is not readable as JSON: look at the file")
-    print_pairs([(key, cell(value)) for key, value in summary.items() if value not in (None, [], {})])
-
-
-def read_summary(path: Path) -> dict[str, Any] | None:
-    """A run's summary, None if it cannot be read."""
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) else None
 
 
 COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] = {
@@ -97,8 +52,8 @@ COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] =
     "runs": (
         "look at the runs of the nightly job",
         {
-            "list": ("all runs with their outcome", runs_list),
-            "show": ("one run's summary; the latest by default", runs_show),
+            "list": ("all runs with their outcome", run_commands.list_all),
+            "show": ("one run: outcome, counts, recall, time; the latest by default", run_commands.show),
         },
     ),
 }
@@ -132,11 +87,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_own_arguments(command: argparse.ArgumentParser, group: str, name: str) -> None:
-    own = {"encoders": encoder_commands, "releases": release_commands, "deny": deny_commands}
-    if group in own:
-        own[group].add_arguments(command, name)
-    elif name == "show":
-        command.add_argument("id", nargs="?", metavar="RUN")
+    own = {"encoders": encoder_commands, "releases": release_commands, "deny": deny_commands, "runs": run_commands}
+    own[group].add_arguments(command, name)
 
 
 def call_from(argv: Sequence[str]) -> Call:

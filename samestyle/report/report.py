@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
 from jinja2 import Environment, StrictUndefined
 
 from samestyle.catalogue.titles import normalise_title
 from samestyle.progress import clock
+from samestyle.report.trend import drift, moved, spark, throughput
 
 STATES = ("fresh", "reused", "stale", "degraded", "rejected")
 BANDS = {"same_style": "Same style, other suppliers", "similar": "Similar", "duplicate": "Duplicates, same supplier"}
-RECORDS = ("summary", "start", "embed", "build_index", "evaluate_index", "neighbours", "gate", "publish", "timings")
+RECORDS = (
+    *("summary", "start", "embed", "throughput", "build_index", "evaluate_index", "neighbours", "gate", "publish"),
+    "timings",
+)
 # Control characters but tab and line feed, and halves of surrogate pairs, which UTF-8 cannot hold.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 Records = Mapping[str, dict[str, Any]]
@@ -48,17 +52,33 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A trigger with its neighbours, best first within a band."""
+    """A trigger with its neighbours, best first within a band.
+
+    new: ids of those that the parent release did not list; gone: those that it listed and tonight does not; both None
+    where it listed nothing of this trigger.
+    """
 
     trigger: Product
     neighbours: tuple[Neighbour, ...]
+    new: frozenset[str] | None = None
+    gone: tuple[Neighbour, ...] | None = None
 
-    def bands(self) -> Iterator[tuple[str, list[Neighbour]]]:
-        """(what the band is called, its neighbours), without empty bands."""
+    def bands(self) -> Iterator[tuple[str, list[Neighbour], list[Neighbour]]]:
+        """(what the band is called, its neighbours, those that have gone from it), without empty bands."""
         for band, label in BANDS.items():
             found = [neighbour for neighbour in self.neighbours if neighbour.band == band]
-            if found:
-                yield label, found
+            gone = [neighbour for neighbour in self.gone or () if neighbour.band == band]
+            if found or gone:
+                yield label, found, gone
+
+    @property
+    def changes(self) -> str:
+        """What differs from the parent's list, in words; empty for nothing."""
+        counts = {"new": sum(map(self.is_new, self.neighbours)), "gone": len(self.gone or ())}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+    def is_new(self, neighbour: Neighbour) -> bool:
+        return neighbour.product.item_id in (self.new or ())
 
 
 @dataclass(frozen=True)
@@ -72,11 +92,33 @@ class Affected:
 
 
 @dataclass(frozen=True)
+class Change:
+    """Items that differ from the parent release in one way: how many, with (product, what differs) of a few."""
+
+    KINDS: ClassVar[dict[str, str]] = {
+        "came": "new or served again",
+        "went": "not served any more",
+        "content": "another title or photo",
+        "facts": "another price, stock, category or supplier",
+        "same": "as they were",
+    }
+    kind: str
+    items: int
+    examples: tuple[tuple[Product, str | None], ...] = ()
+
+    @property
+    def label(self) -> str:
+        return self.KINDS[self.kind]
+
+
+@dataclass(frozen=True)
 class Report:
     """All that is shown. Only `run_id` is always there: a run may fail before it has anything else.
 
-    records: what the stages wrote, by the names in RECORDS; settings: YAML; recall_chart: SVG; sheet_module: whose
-    neighbours the sheets show; problems: sentences about what this report could not find out.
+    records: what the stages wrote, by the names in RECORDS, and of other nights: `before`, the parent, a summary with
+    release_id, created_at and `switched`; `nights`, those before, oldest first, with `summary` and `gate`.
+    settings: YAML; recall_chart: SVG; changes: of items, against the parent; sheet_module: whose neighbours the sheets
+    show; problems: sentences about what this report could not find out.
     """
 
     run_id: str
@@ -84,6 +126,7 @@ class Report:
     settings: str = ""
     code_version: str = ""
     recall_chart: bytes | None = None
+    changes: tuple[Change, ...] = ()
     affected: tuple[Affected, ...] = ()
     sheet_module: str = ""
     sheets: tuple[Sheet, ...] = ()
@@ -240,11 +283,11 @@ def gate(records: Records) -> list[dict[str, Any]]:
     return sorted(records.get("gate", {}).get("results", []), key=lambda result: result["passed"])
 
 
-def timings(records: Records) -> list[tuple[str, float, float]]:
-    """(stage, seconds, share of the slowest)."""
+def timings(records: Records) -> list[tuple[str, float, float, float | None]]:
+    """(stage, seconds, share of the slowest, seconds in the parent's run)."""
     seconds = records.get("timings") or records.get("summary", {}).get("timings_s") or {}
-    slowest = max(seconds.values(), default=0) or 1
-    return [(stage, value, value / slowest) for stage, value in seconds.items()]
+    slowest, before = max(seconds.values(), default=0) or 1, (records.get("before") or {}).get("timings_s", {})
+    return [(stage, value, value / slowest, before.get(stage)) for stage, value in seconds.items()]
 
 
 def facts(records: Records) -> list[tuple[str, str]]:
@@ -278,14 +321,17 @@ def notes(records: Records) -> list[str]:
 
 SECTIONS: dict[str, Callable[[Records], Any]] = {
     section.__name__: section
-    for section in (verdict, headline_numbers, ledger, indexes, styles, gate, timings, facts, notes)
+    for section in (
+        *(verdict, headline_numbers, ledger, moved, indexes, styles, drift, gate, timings, throughput, facts),
+        notes,
+    )
 }
 
 
 def environment() -> Environment:
     """Escapes everything that a template prints."""
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filters = (plain, block, data_uri, number, clock)
+    filters = (plain, block, data_uri, number, clock, spark)
     made.filters |= {function.__name__: function for function in filters}
     return made
 

@@ -2,21 +2,27 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 
 from samestyle.code import code_version
 from samestyle.progress import say
-from samestyle.report.report import RECORDS, Affected, Neighbour, Product, Records, Report, Sheet, render
+from samestyle.release.comparison import differing, flat
+from samestyle.release.manifest import Manifest
+from samestyle.report.report import RECORDS, Affected, Change, Neighbour, Product, Records, Report, Sheet, render
+from samestyle.report.trend import NIGHTS
+from samestyle.runs import RunFolder, list_runs
 from samestyle.settings import to_yaml
 from samestyle.tables.neighbours import own_rows
 from samestyle.tables.night import Night
 from samestyle.tables.photos import Photo, images_of, load_photos
 from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.source import read_catalogue
+from samestyle.tables.turnover import turnover
 
 TRIGGERS, DRAWN, PER_BAND = 8, 40, 5
 REASONS, PER_REASON = 12, 6
@@ -52,6 +58,8 @@ def collect_report(night: Night) -> Report:
             return otherwise
 
     records = {name: record for name in RECORDS if (record := night.run.read(name)) is not None}
+    others: dict[str, Any] = {}
+    records |= attempt("the nights before", lambda: other_nights(night), others)
     has_items, module = "embed" in records, next(iter(records.get("neighbours", {}).get("rows", {})), "")
     load = photo_loader(night, records, problems)
     return Report(
@@ -60,6 +68,7 @@ def collect_report(night: Night) -> Report:
         settings=to_yaml(night.settings),
         code_version=code_version(),
         recall_chart=attempt("recall chart", lambda: recall_chart(records), None),
+        changes=attempt("what changed", lambda: changes(night, load), ()) if has_items and night.parent else (),
         affected=attempt("affected rows", lambda: affected(night.items(), load), ()) if has_items else (),
         sheet_module=module,
         sheets=attempt("neighbour sheets", lambda: sheets(night, module, load), ()) if module else (),
@@ -70,6 +79,38 @@ def collect_report(night: Night) -> Report:
 def in_short(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def other_nights(night: Night) -> dict[str, Any]:
+    """The records `before`, the parent release, and `nights`, the published runs before, oldest first."""
+    runs = [run for run in list_runs(night.settings) if run.run_id < night.run.run_id]
+    published = [run for run in runs if run.summary.get("release_id")][-NIGHTS:]
+    nights = [{"summary": run.summary, "gate": gate_values(run)} for run in published]
+    return {"nights": nights} | ({"before": before(night, night.parent)} if night.parent else {})
+
+
+def gate_values(run: RunFolder) -> dict[str, float]:
+    return {result["rule"]: result["value"] for result in (run.read("gate") or {}).get("results", [])}
+
+
+def before(night: Night, parent: Manifest) -> dict[str, Any]:
+    """What the parent's manifest tells, as a summary; its run's folder, which may be gone, knows the seconds."""
+    now = {"encoder": night.encoder.encoder_id, "code": code_version(), **flat(night.settings.model_dump(mode="json"))}
+    then = {"encoder": parent.encoder.encoder_id, "code": parent.code_version, **flat(parent.settings)}
+    return {
+        "release_id": parent.release_id,
+        "created_at": parent.created_at,
+        "counts": parent.ledger,
+        "items": {module: parent.module_items(module) for module in parent.modules()},
+        "recall": {f"{index.module}/{index.view}": asdict(index.recall) for index in parent.indexes},
+        "same_style_r1": parent.style_recall or {},
+        "timings_s": (RunFolder(night.run.path.parent / parent.run_id).read("timings")) or {},
+        "switched": [(name, *values) for name, values in differing(then, now).items()],
+    }
+
+
+def changes(night: Night, load: Loader) -> tuple[Change, ...]:
+    return turnover(night.baseline(), night.items(), lambda rows: products(rows, load))
 
 
 def recall_chart(records: Records) -> bytes | None:
@@ -130,20 +171,57 @@ def example_rows(rows: DataFrame) -> DataFrame:
 
 
 def sheets(night: Night, module: str, load: Loader) -> tuple[Sheet, ...]:
-    """The neighbours of a few triggers of one module."""
-    rows = night.warehouse.neighbours.read().where(own_rows(module, night.release_id))
-    items = night.items().where(F.col("content_key").isNotNull()).select(*PRODUCT_COLUMNS)
+    """The neighbours of a few triggers of one module, beside those that the parent release listed."""
+    table, items = night.warehouse.neighbours.read(), served_products(night.items())
+    rows = table.where(own_rows(module, night.release_id))
     triggers = choose_triggers(rows, items)
-    near = rows.where(F.col("item_id").isin(triggers) & (F.col("rank") <= PER_BAND)).orderBy("rank").collect()
-    ids = list({*triggers, *(row["neighbour_id"] for row in near)})
-    by_id = {row["item_id"]: tile for row, tile in products(items.where(F.col("item_id").isin(ids)).collect(), load)}
+    old = table.where(own_rows(module, night.parent.release_id)) if night.parent else rows.limit(0)
+    now, then = lists_of(rows, triggers), lists_of(old, triggers)
+    tiles = tiles_of(night, items, {*triggers, *neighbour_ids(*map(top, [*now.values(), *then.values()]))}, load)
+    return tuple(sheet(trigger, tiles, now[trigger], then[trigger]) for trigger in triggers if trigger in tiles)
 
-    def neighbours(trigger: str) -> Iterable[Neighbour]:
-        for row in near:
-            if row["item_id"] == trigger and row["neighbour_id"] in by_id:
-                yield Neighbour(row["band"], row["score"], by_id[row["neighbour_id"]])
 
-    return tuple(Sheet(by_id[t], tuple(neighbours(t))) for t in triggers if t in by_id)
+def tiles_of(night: Night, items: DataFrame, ids: set[str], load: Loader) -> dict[str, Product]:
+    """By item id; what is served no more as the parent served it."""
+    found = items.where(F.col("item_id").isin(list(ids))).collect()
+    if withdrawn := ids - {row["item_id"] for row in found}:
+        found += served_products(night.baseline()).where(F.col("item_id").isin(list(withdrawn))).collect()
+    return {row["item_id"]: tile for row, tile in products(found, load)}
+
+
+def served_products(items: DataFrame) -> DataFrame:
+    return items.where(F.col("content_key").isNotNull()).select(*PRODUCT_COLUMNS)
+
+
+def lists_of(rows: DataFrame, triggers: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of each trigger, best first."""
+    lists: dict[str, list[Row]] = {trigger: [] for trigger in triggers}
+    for row in rows.where(F.col("item_id").isin(list(triggers))).orderBy("rank").collect():
+        lists[row["item_id"]].append(row)
+    return lists
+
+
+def top(rows: Sequence[Row]) -> list[Row]:
+    """Those that are shown."""
+    return [row for row in rows if row["rank"] <= PER_BAND]
+
+
+def neighbour_ids(*lists: Iterable[Row]) -> set[str]:
+    return {row["neighbour_id"] for rows in lists for row in rows}
+
+
+def sheet(trigger: str, tiles: dict[str, Product], now: list[Row], then: list[Row]) -> Sheet:
+    """now, then: the whole lists of tonight and of the parent. Where the parent has none, nothing counts as new."""
+
+    def neighbours(rows: Iterable[Row]) -> tuple[Neighbour, ...]:
+        known = [row for row in rows if row["neighbour_id"] in tiles]
+        return tuple(Neighbour(row["band"], row["score"], tiles[row["neighbour_id"]]) for row in known)
+
+    if not then:
+        return Sheet(tiles[trigger], neighbours(top(now)))
+    listed, was = neighbour_ids(now), neighbour_ids(then)
+    gone = [row for row in top(then) if row["neighbour_id"] not in listed]
+    return Sheet(tiles[trigger], neighbours(top(now)), frozenset(listed - was), neighbours(gone))
 
 
 def choose_triggers(rows: DataFrame, items: DataFrame) -> list[str]:

@@ -258,6 +258,27 @@ def test_one_run_is_shown(samestyle, tmp_path):
     assert "there is no run ../../x" in err
 
 
+def test_recall_time_and_engine_of_a_run_are_shown(samestyle, tmp_path):
+    recall = {"search/fused": {"k": 10, "value": 0.97, "low": 0.94, "high": 0.99, "queries": 500}}
+    told = {"outcome": "refused", "recall": recall, "timings_s": {"embed": 65.0}, "gate_refused": ["one", "two"]}
+    write_run(tmp_path / "root", "a", json.dumps(told))
+    engine = {"rows": 50, "seconds": 10.0, "busy_s": {}, "limited_by": "forward"}
+    (tmp_path / "root/runs/a/throughput.json").write_text(json.dumps(engine))
+    lines = samestyle("runs", "show")[1].splitlines()
+    assert lines == [
+        "outcome       refused",
+        "gate_refused  one",
+        "gate_refused  two",
+        "engine        5.0 contents/s, limited by forward",
+        "",
+        "index         recall      interval          queries",
+        "search/fused  @10 0.9700  0.9400 to 0.9900      500",
+        "",
+        "stage  time",
+        "embed  1:05 min",
+    ]
+
+
 @pytest.fixture
 def two(samestyle, store, tmp_path):
     """Ids of two registered encoders, that are right for 120 and 160 of the same 200 queries."""

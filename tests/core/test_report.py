@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from samestyle.report.charts import recall_curves
-from samestyle.report.report import Affected, Neighbour, Product, Report, Sheet, plain, render
+from samestyle.report.report import Affected, Change, Neighbour, Product, Report, Sheet, plain, render
+from samestyle.report.trend import drift, spark
 
 RUN = "20260102T030405-abcdef"
 HOSTILE = (
@@ -45,6 +46,16 @@ MEASURED = {
 }
 COUNTS = {"read": 10, "fresh": 4, "reused": 2, "stale": 1, "degraded": 1, "rejected": 2, "deleted": 3}
 SECTION_IDS = {"ledger", "neighbours", "indexes", "styles", "gate", "affected", "timings", "run", "settings", "notes"}
+BEFORE = {
+    "release_id": "release-0",
+    "created_at": "2026-01-01T03:04:05+00:00",
+    "counts": {**COUNTS, "read": 9, "rejected": 2},
+    "items": {"search": 7},
+    "recall": {"search/fused": {**MEASURED["recall"], "value": 0.98}},
+    "same_style_r1": {"image": 0.8},
+    "timings_s": {"embed": 30.0, "build_index": 65.0},
+    "switched": [["demo.day", 1, 2], ["encoder", "enc-0", "enc-1"]],
+}
 
 
 class Page(HTMLParser):
@@ -149,6 +160,69 @@ def test_a_night_that_published_has_every_section():
     assert "embed 1:00 min build_index 1:05 min" in words
 
 
+def compared() -> Report:
+    """A night with a parent and two nights before that."""
+    made = records() | {"before": BEFORE, "nights": [{"summary": BEFORE, "gate": {"centroid image": 0.01}}] * 2}
+    made["summary"] |= {"items": {"search": 8}, "same_style_r1": {"image": 0.8}, "timings_s": made["timings"]}
+    made["gate"]["results"] = [
+        {"rule": "recall search/fused", "passed": True, "value": 0.94, "limit": 0.9, "sentence": "recall is fine"},
+        {"rule": "centroid image", "passed": True, "value": 0.02, "limit": 0.25, "sentence": "its shift"},
+        {"rule": "neighbours search", "passed": False, "value": 0.4, "limit": 0.5, "sentence": "found again"},
+        {"rule": "style image against parent", "passed": True, "value": 0.0, "limit": 0.2, "sentence": "lost"},
+    ]
+    busy = {"read": 0.5, "forward": 8.0}
+    made["throughput"] = {"rows": 50, "seconds": 10.0, "busy_s": busy, "limited_by": "forward"}
+    mug, lamp = Product("item-1", "A red mug"), Product("item-2", "A lamp")
+    changes = (Change("came", 2, ((mug, None),)), Change("facts", 1, ((lamp, "price 2 → 3"),)), Change("same", 5))
+    sheet = Sheet(mug, (Neighbour("same_style", 0.9, lamp),), frozenset({"item-2"}), (Neighbour("similar", 0.6, mug),))
+    return Report(RUN, made, changes=changes, sheets=(sheet, Sheet(lamp, (), frozenset(), ())))
+
+
+def test_a_night_beside_its_parent():
+    page = Page(render(compared()))
+    words = page.words()
+    assert {"changes", "drift"} <= page.ids()
+    assert "problems" not in page.ids()
+    assert "Against release release-0, which this run started from." in words
+    assert "2 new or served again 1 another price, stock, category or supplier 5 as they were" in words
+    assert "A lamp item-2 price 2 → 3" in words
+    assert "catalogue rows 9 10 +1 items of search 7 8 +1 recall@10 search/fused 0.9800 0.9700 −0.0100" in words
+    assert "time of all stages 1:35 min 2:05 min +30 s" in words
+    assert "As before: rows stale, rows degraded, rows rejected, same-style R@1 image." in words
+    assert "demo.day 1 → 2 encoder enc-0 → enc-1" in words
+
+
+def test_drift_names_what_is_beyond_its_limit_first():
+    words = Page(render(compared())).words()
+    assert "beyond share of the parent's neighbours found again, search 0.4000 0.5000 within mean image vector" in words
+    assert "within same-style R@1 image that was lost 0 0.2000" in words
+    first, second, third = drift(compared().records)
+    assert (first.used, second.used, third.used) == (1.0, pytest.approx(0.08), 0.0)
+    assert (first.trend, second.trend) == ((0.4,), (0.01, 0.01, 0.02))
+
+
+def test_neighbours_that_came_and_went_are_marked():
+    words = Page(render(compared())).words()
+    assert "A red mug item-1 1 new, 1 gone Same style, other suppliers no photo 0.90 new A lamp" in words
+    assert "Similar no photo 0.60 gone A red mug" in words
+    assert "A lamp item-2 as before No neighbours." in words
+
+
+def test_the_engine_names_the_queue_that_limits():
+    words = Page(render(compared())).words()
+    assert "embed 1:00 min · 30 s before build_index 1:05 min · 1:05 min before" in words
+    assert "50 contents in 10 s: 5.0 a second, limited by forward." in words
+    assert "read 0.5 s forward 8.0 s" in words
+
+
+def test_a_trend_is_drawn_from_three_nights_on():
+    assert spark([1, 2]) == ""
+    assert spark([1, 2, 3]) == "0.0,20.0 50.0,11.0 100.0,2.0"
+    assert spark([5, 5, 5]) == "0.0,20.0 50.0,20.0 100.0,20.0"
+    lines = [attributes["points"] for tag, attributes in Page(render(compared())).tags if tag == "polyline"]
+    assert lines[0] == "0.0,20.0 50.0,20.0 100.0,2.0"  # catalogue rows: 9, 9, 10
+
+
 def test_the_page_needs_nothing_else():
     html = render(full_report())
     page = Page(html)
@@ -169,7 +243,9 @@ def test_hostile_text_stays_text(text: str):
         made = records()
         made["summary"] |= {"outcome": "failed", "error": f"{text}\n{text}", "notes": [text], "source": text}
         made["gate"]["results"][0] |= {"sentence": text}
-        report = replace(full_report(text, made), settings=text, problems=(text,), sheet_module=text)
+        made["before"] = BEFORE | {"switched": [[text, text, text]]}
+        changes = (Change("facts", 1, ((Product(text, text, text, text), text),)),)
+        report = replace(full_report(text, made), settings=text, problems=(text,), sheet_module=text, changes=changes)
         html = render(report)
         return html, Page(html)
 

@@ -8,12 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
+from samestyle.report.report import Product
 from samestyle.runs import RunFolder
 from samestyle.settings import load_settings
 from samestyle.tables.night import Night
 from samestyle.tables.reporting import choose_triggers, collect_report, one_a_category, write_report
 from samestyle.tables.schemas import NEIGHBOURS
+from samestyle.tables.schemas import items as items_schema
 from samestyle.tables.source import pin_version
+from samestyle.tables.turnover import turnover
 
 RUN = "20260102T030405-abcdef"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -87,6 +90,39 @@ def test_a_run_without_records_and_a_folder_that_cannot_be_written(night: Night,
     (night.run.path / "report.html").mkdir()
     assert write_report(night) is None
     assert "no report" in capsys.readouterr().out
+
+
+def test_turnover_tells_what_came_went_and_differs(spark):
+    schema = items_schema("struct<price: double, in_stock: boolean>")
+    changed = (
+        [("content_key", "other"), ("title", "new title")],
+        [("content_key", "other")],
+        [("attributes", (9.5, True))],
+    )
+    old = [with_facts(item(name)) for name in ("went", "title", "photo", "price", "same", "rejected")]
+    new = [with_facts(item("came"))] + [
+        with_facts(item(name), **dict(change))
+        for name, change in zip(("title", "photo", "price"), changed, strict=True)
+    ]
+    new += [with_facts(item("same")), with_facts(item("rejected", "rejected", "timeout"))]
+    before, now = (spark.createDataFrame(rows, schema) for rows in (old, new))
+    found = turnover(before, now, lambda rows: [(row, Product(row["item_id"])) for row in rows])
+    assert [(c.kind, c.items) for c in found] == [("came", 1), ("went", 2), ("content", 2), ("facts", 1), ("same", 1)]
+    told = {product.item_id: detail for change in found for product, detail in change.examples}
+    assert told == {
+        "came": None,
+        "went": None,
+        "rejected": None,
+        "title": "was: title of title",
+        "photo": "another photo",
+        "price": "price 2.5 → 9.5",
+    }
+
+
+def with_facts(row: tuple, **changed) -> tuple:
+    """An item with a price and a stock, and some fields changed."""
+    names = [field.split()[0] for field in items_schema("x").split(",")]
+    return tuple((dict(zip(names, row, strict=True)) | {"attributes": (2.5, True)} | changed).values())
 
 
 def test_triggers_have_same_style_neighbours_first_and_stay_the_same(spark):
