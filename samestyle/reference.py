@@ -1,6 +1,6 @@
-"""The settings, written out for people: conf/base.yaml and docs/settings.md, both made from the tree.
+"""What is written out for people: the settings as conf/base.yaml and docs/settings.md, and the manifest's JSON schema.
 
-python -m samestyle.reference        writes both; a test compares them with the tree
+python -m samestyle.reference        writes all three; tests compare them with the code that they are made from
 """
 
 import textwrap
@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel
 
+from samestyle.release.schema import schema_path, schema_text
 from samestyle.settings import Settings, branch_of, describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +105,7 @@ def values_of(annotation: Any) -> str:
 def main() -> None:
     (ROOT / "conf" / "base.yaml").write_text(base_yaml(), encoding="utf-8")
     (ROOT / "docs" / "settings.md").write_text(settings_page(), encoding="utf-8")
+    schema_path().write_text(schema_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

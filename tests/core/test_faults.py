@@ -265,12 +265,20 @@ def test_over_a_failing_server_50_times(s3, proxy, tmp_path, quick):
 
 @pytest.mark.soak
 def test_pauses_of_ten_seconds_are_waited_for(s3, proxy, tmp_path):
+    """One while storing, one before the manifest, one before the channel, one while reading: no request comes twice."""
     proxy.pause_s = 10
-    place = S3Store(s3.bucket, s3.prefix, proxy.endpoint)
-    for part in ("channels/current", "objects/", "manifest.json"):
-        proxy.fail("pause", 1, "PUT", part)
-        publish_small(S3Store(place.bucket, f"{place.prefix}/{part[:3]}", proxy.endpoint), tmp_path / part[:3], "r1")
-        assert proxy.done[-1][0] == "pause"
+    for number, (method, part) in enumerate(
+        [("PUT", "objects/"), ("PUT", "manifest.json"), ("PUT", "channels/current"), ("GET", ".hnsw")], 1
+    ):
+        place, home = S3Store(s3.bucket, f"{s3.prefix}/{number}", proxy.endpoint), tmp_path / str(number)
+        proxy.fail("pause", 1, method, part)
+        publish_small(place, home, "r1")
+        assert said(Searcher(place, "search", cache_of(place, home), "current", None, None, None)) == OLD
+        assert len(proxy.done) == number
+        fault, *paused = proxy.done[-1]
+        assert fault == "pause"
+        assert proxy.seen.count(tuple(paused)) == (1 if method == "PUT" else 2)  # read by publish, and by the reader
+    print(f"{len(proxy.done)} pauses of 10 s: each waited for, no request sent twice")
 
 
 # Damaged

@@ -141,6 +141,22 @@ def test_what_keeps_failing_ends_after_so_many_tries(behind, proxy, fault):
     assert len(proxy.seen) <= room.TRIES
 
 
+def test_a_server_that_pauses_for_too_long_is_given_up_after_so_many_tries(behind, proxy, monkeypatch):
+    behind.put("a", b"one")
+    monkeypatch.setattr(room, "READ_S", 0.1)
+    room.client_of.cache_clear()
+    proxy.seen.clear()
+    proxy.pause_s = 0.5
+    proxy.fail("pause", 1000)
+    with pytest.raises(StoreError, match=r"a of s3://.* failed in 5 tries \(Read timeout"):
+        behind.put("a", b"two")
+    assert len(proxy.seen) == room.TRIES
+    with pytest.raises(StoreError, match=r"a of s3://.* failed in 5 tries \(Read timeout"):
+        behind.get("a")
+    assert len(proxy.seen) == 2 * room.TRIES
+    room.client_of.cache_clear()
+
+
 def test_a_bit_that_flips_on_the_way_is_noticed(behind, proxy, tmp_path):
     (tmp_path / "file").write_bytes(os.urandom(2000))
     ref = behind.put_object(tmp_path / "file", ".hnsw")

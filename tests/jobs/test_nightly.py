@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from jsonschema import Draft202012Validator
 from pyspark.sql import functions as F
 
 from samestyle.demo.days import day_changes
 from samestyle.index.exact import exact_search
 from samestyle.release.publish import current_release, verify_release
+from samestyle.release.schema import manifest_schema
 from samestyle.release.store import open_store
 from samestyle.serving.cache import Cache
 from samestyle.serving.display import Display
@@ -168,6 +170,7 @@ def test_neighbours_hold_to_their_bands(night, tables):
 
 def test_the_release_verifies_and_the_ledger_names_every_stage(night, release, tables):
     assert verify_release(open_store(night.root / "store"), release.release_id).objects > 10
+    Draft202012Validator(manifest_schema()).validate(json.loads(release.to_json()))
     stages = [r["stage"] for r in tables.runs.read().orderBy("ended_at").collect()]
     assert stages == ["embed", "build_index", "evaluate_index", "neighbours", "publish", "maintain"]
 
