@@ -3,11 +3,17 @@
     .venv/bin/python -m benchmarks.index build [--rows 200000] [--dim 256] [--shards 8]
     .venv/bin/python -m benchmarks.index nights [--rows 100000] [--dim 64] [--shards 10] [--nights 60]
     .venv/bin/python -m benchmarks.index memory [--rows 500000] [--dim 256]
+    .venv/bin/python -m benchmarks.index growth [--rows 1000000] [--dim 64]
+    .venv/bin/python -m benchmarks.index others [--rows 200000] [--dim 256]
 
 build: shards by Spark's tasks against one graph that hnswlib builds with as many threads; then the same queries, each
 at the ef that a recall@10 of .99 needs: how many vectors are compared. nights: the shards after many nights of 1 % new
 and 1 % gone against a fresh build, the worst of three looks. memory: the peak of a process that builds a shard against
-what the plan says.
+what the plan says. growth: seconds of CPU a vector and vectors compared with a query, of one graph that grows. others:
+the graphs of faiss and usearch against hnswlib's, installed for it into a folder that is removed again.
+
+Spark runs with conf/spark/dev.conf, as it does on data of this size: demo.conf saves on starting, for tables of some
+thousand rows.
 """
 
 import argparse
@@ -20,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,28 +45,32 @@ from samestyle.index.walk import Walk
 
 M, EF_CONSTRUCTION, K, TARGET = 16, 200, 10, 0.99
 EFS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320)
+OTHERS = ("faiss-cpu==1.15.1", "usearch==2.26.6", "numpy==2.4.6")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, int]]  # query, ef -> cosines of the K best, vectors compared
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("build", "nights", "memory", "one"))
+    parser.add_argument("part", choices=("build", "nights", "memory", "one", "growth", "others"))
     parser.add_argument("--rows", type=int)
     parser.add_argument("--dim", type=int)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--nights", type=int, default=60)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="samestyle-benchmark-") as folder:
-        if chosen.part == "build":
-            figures = build(Path(folder), chosen.rows or 200_000, chosen.dim or 256, chosen.shards or 8, chosen.threads)
-        elif chosen.part == "nights":
-            figures = nights(Path(folder), chosen.rows or 100_000, chosen.dim or 64, chosen.shards or 10, chosen.nights)
-        elif chosen.part == "memory":
-            figures = memory(chosen.rows or 500_000, chosen.dim or 256)
-        else:
-            figures = one_shard(Path(folder), chosen.rows or 500_000, chosen.dim or 256)
+    rows, dim, threads = chosen.rows, chosen.dim, chosen.threads
+    with tempfile.TemporaryDirectory(prefix="samestyle-benchmark-") as name:
+        folder = Path(name)
+        parts: dict[str, Callable[[], dict]] = {
+            "build": lambda: build(folder, rows or 200_000, dim or 256, chosen.shards or 8, threads),
+            "nights": lambda: nights(folder, rows or 100_000, dim or 64, chosen.shards or 10, chosen.nights),
+            "memory": lambda: memory(rows or 500_000, dim or 256),
+            "one": lambda: one_shard(folder, rows or 500_000, dim or 256),
+            "growth": lambda: growth(rows or 1_000_000, dim or 64, threads),
+            "others": lambda: others(folder, rows or 200_000, dim or 256, threads),
+        }
+        figures = parts[chosen.part]()
     print(json.dumps(figures, indent=None if chosen.part == "one" else 1))
 
 
@@ -75,12 +86,7 @@ def build(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[
     """Seconds of both ways, and what the same queries cost each."""
     vectors, queries = clustered(rows, dim, 1), clustered(200, dim, 2)
     exact = exact_search(vectors, queries, K)[1]
-    started = time.monotonic()
-    raw = hnswlib.Index("ip", dim)
-    raw.init_index(rows, M, EF_CONSTRUCTION, 42)
-    for start in range(0, rows, 10_000):
-        raw.add_items(vectors[start : start + 10_000], num_threads=threads)
-    raw_seconds = time.monotonic() - started
+    raw, raw_seconds = build_raw(vectors, threads)
     opened, spark_seconds = build_with_spark(folder, vectors, shards, threads)
     one = measure(search_walks([Walk(raw)]), queries, exact)
     many = measure(search_walks([Walk(shard.graph) for shard in opened]), queries, exact)
@@ -92,6 +98,16 @@ def build(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[
         **{f"shards_{name}": value for name, value in many.items()},
         "compared_ratio": many["compared"] / one["compared"],
     }
+
+
+def build_raw(vectors: np.ndarray, threads: int) -> tuple[hnswlib.Index, float]:
+    """One graph of all vectors, and the seconds that it took."""
+    started = time.monotonic()
+    raw = hnswlib.Index("ip", vectors.shape[1])
+    raw.init_index(len(vectors), M, EF_CONSTRUCTION, 42)
+    for start in range(0, len(vectors), 10_000):
+        raw.add_items(vectors[start : start + 10_000], num_threads=threads)
+    return raw, time.monotonic() - started
 
 
 def build_with_spark(folder: Path, vectors: np.ndarray, shards: int, threads: int) -> tuple[list[OpenShard], float]:
@@ -139,7 +155,7 @@ def spark_session(folder: Path, threads: int):
     root = Path(__file__).resolve().parents[1]
     os.environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(root)}
     builder = SparkSession.builder.appName("index")
-    for line in (root / "conf" / "spark" / "demo.conf").read_text().splitlines():
+    for line in (root / "conf" / "spark" / "dev.conf").read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             builder = builder.config(*line.split(None, 1))
     jars = ",".join(map(str, sorted((root / ".cache" / "jars").glob("*.jar"))))
@@ -196,20 +212,62 @@ def search_walks(walks: Sequence[Walk]) -> Search:
     return search
 
 
-def measure(search: Search, queries: np.ndarray, exact: np.ndarray, target: float = TARGET) -> dict[str, float]:
-    """At the smallest ef whose recall@10 reaches the target, interpolated between the values that are tried."""
-    before: tuple[float, float] | None = None
+def measure(search: Search, queries: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """At the smallest ef whose recall@10 reaches the target; see `at_target`."""
+    curve: list[dict[str, float]] = []
     for ef in EFS:
         found = [search(query, ef) for query in queries]
         recall = float(recalls(np.array([scores for scores, _ in found]), exact).mean())
-        compared = float(np.mean([count for _, count in found]))
-        if recall >= target:
-            if before is not None and recall > target:
-                share = (target - before[0]) / (recall - before[0])
-                compared = before[1] + share * (compared - before[1])
-            return {"ef": ef, "recall": recall, "compared": compared}
-        before = recall, compared
-    return {"ef": ef, "recall": recall, "compared": compared}
+        curve.append({"ef": ef, "recall": recall, "compared": float(np.mean([count for _, count in found]))})
+        if recall >= TARGET:
+            break
+    return at_target(curve)
+
+
+def at_target(curve: list[dict[str, float]]) -> dict[str, float]:
+    """The first point that reaches the target, with the vectors compared at the target itself, by interpolation."""
+    place = next((n for n, point in enumerate(curve) if point["recall"] >= TARGET), len(curve) - 1)
+    before, point = curve[max(0, place - 1)], curve[place]
+    if not before["recall"] < TARGET < point["recall"]:
+        return point
+    share = (TARGET - before["recall"]) / (point["recall"] - before["recall"])
+    return point | {"compared": before["compared"] + share * (point["compared"] - before["compared"])}
+
+
+def growth(rows: int, dim: int, threads: int) -> dict[str, list[dict[str, float]]]:
+    """One graph at a twentieth, a quarter and all of its rows."""
+    queries, looks = clustered(200, dim, 2), []
+    index = hnswlib.Index("ip", dim)
+    index.init_index(rows, M, EF_CONSTRUCTION, 42)
+    vectors, seconds = np.empty((0, dim), np.float32), 0.0
+    for size in (rows // 20, rows // 4, rows):
+        vectors = np.concatenate([vectors, clustered(size - len(vectors), dim, size)])
+        started = time.process_time()
+        for start in range(index.get_current_count(), size, 10_000):
+            index.add_items(vectors[start : start + 10_000], num_threads=threads)
+        seconds += time.process_time() - started
+        found = measure(search_walks([Walk(index)]), queries, exact_search(vectors, queries, K)[1])
+        looks.append({"rows": size, "cpu_ms_a_vector": 1000 * seconds / size, **found})
+        print(looks[-1], file=sys.stderr)
+    return {"growth": looks}
+
+
+def others(folder: Path, rows: int, dim: int, threads: int) -> dict[str, dict[str, float]]:
+    """Seconds to build, and at the target recall the vectors compared, of hnswlib, faiss and usearch."""
+    vectors, queries = clustered(rows, dim, 1), clustered(200, dim, 2)
+    exact = exact_search(vectors, queries, K)[1]
+    raw, seconds = build_raw(vectors, threads)
+    ours = {"seconds": seconds} | measure(search_walks([Walk(raw)]), queries, exact)
+    for name, values in {"vectors": vectors, "queries": queries, "exact": exact}.items():
+        np.save(folder / f"{name}.npy", values)
+    uv, python = [str(Path(sys.executable).with_name("uv"))], str(folder / "venv" / "bin" / "python")
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
+    subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *OTHERS], check=True)
+    script = str(Path(__file__).with_name("other_libraries.py"))
+    command = [python, script, str(folder), *map(str, (M, EF_CONSTRUCTION, threads, *EFS))]
+    theirs = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    points = {name: {"seconds": made["seconds"]} | at_target(made["curve"]) for name, made in theirs.items()}
+    return {f"hnswlib {version('hnswlib')}": ours} | points
 
 
 class Nights:
