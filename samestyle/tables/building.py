@@ -74,7 +74,7 @@ def build_indexes(
             say(announcement(start, plan, purge))
         targets, placement = place(plans, slots)
         placed = placed_nodes(nodes, placement, night.settings.index.seed)
-        stream = shard_rows(rows, placed, night.embeddings(), tasks)
+        stream = shard_rows(rows, placed, night.embeddings(), tasks, placement.inserted)
         made = make_shards(night, stream, targets, [start.graph for start in starts], builder)
     finally:
         nodes.unpersist()

@@ -19,6 +19,9 @@ from samestyle.tables.modules import IndexTask
 
 ITEM_COLUMNS = ("item_id", "supplier_id", "category", "attributes")
 NODE = ("index", "key", "node_key")
+# So few nodes are told to every worker (100 MB), instead of sending the vectors of the whole catalogue to where the
+# nodes are: most nights insert less than that.
+FEW_NODES = 250_000
 # (index, key, slot) -> (nodes, those with an item of tonight); slot None: new.
 NodeCounts = dict[tuple[int, str, int | None], tuple[int, int]]
 # The nodes of the parent's shards; a slot is a shard's place among them.
@@ -34,6 +37,10 @@ class Placement:
 
     kept: tuple[tuple[int, int], ...]
     fillings: tuple[tuple[int, int, Filling], ...]
+
+    @property
+    def inserted(self) -> int:
+        return sum(filling.nodes for _, _, filling in self.fillings)
 
 
 def index_rows(
@@ -163,9 +170,12 @@ def placed_nodes(nodes: DataFrame, placement: Placement, seed: int) -> DataFrame
     )
 
 
-def shard_rows(rows: DataFrame, placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask]) -> DataFrame:
+def shard_rows(
+    rows: DataFrame, placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask], inserted: int
+) -> DataFrame:
     """What shards are made from, in no order: items, a row for each dead node, and nodes to insert with their `vector`.
 
+    inserted: how many of these there are.
     A dead node's row names no item and keeps its label, so that it lives again when its content returns.
     """
     item = {name: F.col(name) for name in ITEM_COLUMNS}
@@ -177,7 +187,7 @@ def shard_rows(rows: DataFrame, placed: DataFrame, embeddings: DataFrame, tasks:
         members.select(*shard_columns(F.lit(True), item, no_vector))
         .unionByName(dead.select(*shard_columns(F.lit(False), nothing | {"item_id": F.lit("")}, no_vector)))
         .unionByName(
-            with_node_vectors(placed, embeddings, tasks).select(
+            with_node_vectors(placed, embeddings, tasks, inserted).select(
                 *shard_columns(
                     F.lit(None).cast("boolean"), nothing | {"item_id": F.col("source.item_id")}, F.col("vector")
                 )
@@ -191,9 +201,10 @@ def shard_columns(alive: Column, item: dict[str, Column], vector: Column) -> lis
     return [*columns, *[item[name].alias(name) for name in ITEM_COLUMNS], alive.alias("alive"), vector.alias("vector")]
 
 
-def with_node_vectors(placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask]) -> DataFrame:
+def with_node_vectors(placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask], inserted: int) -> DataFrame:
     """The nodes of shards to build with their `vector`, that of the index's view."""
     fresh = placed.where("nodes is not null").select("*", "source.served_at", "source.content_key")
+    fresh = F.broadcast(fresh) if inserted <= FEW_NODES else fresh
     views = [[number for number, task in enumerate(tasks) if task.view == view] for view in VIEWS]
     wanted = [F.when(F.col("index").isin(own), F.col(f"{view}_vector")) for view, own in zip(VIEWS, views, strict=True)]
     return with_vectors(fresh, embeddings).withColumn("vector", F.coalesce(*wanted))
