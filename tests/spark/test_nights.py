@@ -10,10 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from samestyle.evaluation.recall import perturb, recalls
-from samestyle.index.exact import exact_search
-from samestyle.index.shard import OpenShard, open_shard
-from samestyle.index.walk import Walk
+from samestyle.index.shard import open_shard
 from samestyle.release.denylist import deny, purge
 from samestyle.release.manifest import EncoderEntry, Index, Manifest, Recall, Source, Thresholds, decode
 from samestyle.release.store import LocalStore
@@ -125,10 +122,10 @@ def item_row(item_id: str, item: Item) -> tuple:
     return (*head, "a title", None, None, NOW, "run")
 
 
-def manifest(records: list, night: Night, encoder_id: str) -> Manifest:
+def manifest(records: list, night: Night, encoder_id: str, dim: int = DIM) -> Manifest:
     recall, bands = dataclasses.asdict(Recall(10, 1.0, 1.0, 1.0, 1)), dataclasses.asdict(Thresholds(0.5, 0.2, 0.9))
     indexes = [decode(Index, r | {"ef_search": 10, "recall": recall, "thresholds": bands}, "index") for r in records]
-    encoder = EncoderEntry(encoder_id, DIM, {}, {})
+    encoder = EncoderEntry(encoder_id, dim, {}, {})
     head = (night.run.run_id, "2026-03-01T00:00:00", None, night.run.run_id, "1", {}, "0", Source("shop"), "1")
     return Manifest(*head, encoder, {"read": 1}, tuple(indexes))
 
@@ -312,107 +309,3 @@ def test_any_hnswlib_reads_a_kept_shard_and_its_dead_are_the_item_files(shop):
         dead = [row for row in rows if not row["alive"]]
         assert index.get_current_count() == shard.nodes
         assert all(row["item_id"] == "" and row["node_key"] for row in dead)
-
-
-SOAK_ROWS, SOAK_ITEMS, SOAK_NIGHTS = 10_000, 100_000, 60
-
-
-class LargeShop(Shop):
-    """100,000 items, of which every twentieth shares its content with another; suppliers come and go as a whole."""
-
-    def __init__(self, spark, folder):
-        super().__init__(spark, folder)
-        self.words = (
-            f"modules.search={{views: [fused], shard_rows: {SOAK_ROWS}, m: 16, ef_construction: 100}}",
-            "modules.homepage.where=1 = 0",
-        )
-        self.random = np.random.default_rng(0)
-        self.contents = SOAK_ITEMS * 19 // 20
-        self.items = {f"item{n:06d}": Item(n % self.contents) for n in range(SOAK_ITEMS)}
-        self.withdrawn: list[tuple[str, Item]] = []
-
-    def churn(self) -> None:
-        """1 % go, in runs; as many come, a third of them from among those that went; 5 % change their price."""
-        names = list(self.items)
-        for start in self.random.integers(len(names), size=10):
-            for name in names[start : start + SOAK_ITEMS // 1000]:
-                if name in self.items:
-                    self.withdrawn.append((name, self.items.pop(name)))
-        self.random.shuffle(self.withdrawn)
-        for _ in range(min(SOAK_ITEMS // 300, len(self.withdrawn))):
-            name, item = self.withdrawn.pop()
-            self.items[name] = item
-        while len(self.items) < SOAK_ITEMS:
-            self.items[f"new{self.contents:06d}"] = Item(self.contents)
-            self.contents += 1
-        names = list(self.items)
-        for place in self.random.integers(len(names), size=SOAK_ITEMS // 20):
-            self.items[names[place]] = dataclasses.replace(self.items[names[place]], price=float(self.random.random()))
-
-
-def opened_shards(shop: Shop, index: Index) -> list[OpenShard]:
-    files = [(shop.store.path(s.graph.key), shop.store.path(s.items_file.key), s.nodes) for s in index.shards]
-    return [open_shard(graph, items, DIM, nodes) for graph, items, nodes in files]
-
-
-def costs(walks: list[Walk], of_walk: list[np.ndarray], queries: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
-    """recall@10 at ef 20 over all shards, and the vectors compared with a query. of_walk: vectors by label."""
-    scores, compared = np.empty((len(queries), 0), np.float32), 0
-    for walk, vectors in zip(walks, of_walk, strict=True):
-        found = [walk.search(query, 10, 20) for query in queries]
-        compared += sum(count for _, count in found)
-        own = np.array([vectors[labels] @ query for query, (labels, _) in zip(queries, found, strict=True)])
-        scores = np.hstack([scores, own])
-    best = -np.sort(-scores, axis=1)[:, :10]
-    return float(recalls(best, exact).mean()), compared / len(queries)
-
-
-def against_a_fresh_build(shop: Shop, shards: list[OpenShard]) -> tuple[float, float]:
-    """(recall@10 less a fresh build's, vectors compared with over a fresh build's), with the same rows a shard."""
-    alive = np.concatenate([shard.vectors() for shard in shards])
-    queries = perturb(alive[np.random.default_rng(1).integers(len(alive), size=200)], 0.2, 1)
-    exact = exact_search(alive, queries, 10)[1]
-    graphs, vectors = [], []
-    for shard in shards:
-        dead = np.setdiff1d(np.arange(shard.nodes), shard.living)
-        for label in dead:
-            shard.graph.unmark_deleted(int(label))
-        graphs.append(Walk(shard.graph, dead))
-        vectors.append(shard.vectors(np.arange(shard.nodes)))
-    fresh, parts = [], np.array_split(np.random.default_rng(2).permutation(alive), -(-len(alive) // SOAK_ROWS))
-    for part in parts:
-        index = hnswlib.Index(space="ip", dim=DIM)
-        index.init_index(len(part), 16, 100, 42)
-        index.add_items(part, num_threads=1)
-        fresh.append(Walk(index))
-    after, anew = costs(graphs, vectors, queries, exact), costs(fresh, parts, queries, exact)
-    return after[0] - anew[0], after[1] / anew[1]
-
-
-@pytest.mark.soak
-def test_sixty_nights_of_a_large_shop(spark, tmp_path):
-    """1 % new, 1 % gone, 5 % new prices a night, against a full build every night, and against a fresh one."""
-    shop, inserted, written = LargeShop(spark, tmp_path), [], []
-    before = shop.build()
-    full = sum(shard.graph.bytes for shard in before.indexes[0].shards)
-    for night in range(1, SOAK_NIGHTS + 1):
-        shop.churn()
-        release = shop.build()
-        known = {shard.graph.key for shard in before.indexes[0].shards}
-        written.append(sum(s.graph.bytes for s in release.indexes[0].shards if s.graph.key not in known) / full)
-        inserted.append(shop.records[0]["plan"]["inserted"] / len({item.content for item in shop.items.values()}))
-        shards = opened_shards(shop, release.indexes[0])
-        found = Counter(name for s in shards for name in s.items.filter(s.items["alive"])["item_id"].to_pylist())
-        assert found == Counter(shop.items.keys()), "each item once"
-        for shard in shards:
-            assert np.isin(shard.search(shard.vectors(shard.living[:20]), 10, 20)[0], shard.living).all()
-        if night % 20 == 0:
-            recall, compared = against_a_fresh_build(shop, shards)
-            print(f"night {night}: {len(shards)} shards, recall@10 {recall:+.4f}, vectors compared x {compared:.2f}")
-            assert recall >= -0.005
-            assert compared <= 1.35
-        before = release
-    print(f"inserted a night {np.mean(inserted):.1%}, at most {max(inserted):.1%}; ", end="")
-    print(f"bytes of shards {np.mean(written):.1%}, at most {max(written):.1%}, of a full build's")
-    assert max(np.mean(inserted), np.mean(written)) <= 0.1
-    assert max(*inserted, *written) <= 0.25
