@@ -164,6 +164,8 @@ def collect(call: Call) -> None:
         print(f"{verb} release {release_id}")
     counts = f"{counted(len(garbage.releases), 'release')} and {counted(len(garbage.objects), 'object')}"
     print(f"{verb} {counts}, {megabytes(garbage.bytes)} MB")
+    if garbage.unfinished:
+        print(f"{verb} {counted(garbage.unfinished, 'half-written file')} of runs that were killed")
     if not delete and (garbage.releases or garbage.objects):
         print("nothing was changed: add --delete")
 

@@ -22,10 +22,10 @@ METRIC = "recall@1"
 
 def measure_drift(night: Night) -> Probes:
     """The driver sees at most `gate.probes` items, with their vectors of tonight and of the parent."""
-    if night.settings.gate.probes == 0:
-        return Probes()
     quality = tuple(quality_probes(night.store, night.parent.encoder.encoder_id, night.encoder.encoder_id)
                     if night.parent else ())  # fmt: skip
+    if night.settings.gate.probes == 0:
+        return Probes(quality=quality)
     return Probes(tuple(vector_probes(night)), tuple(neighbour_probes(night)), quality)
 
 

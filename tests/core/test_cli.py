@@ -199,8 +199,10 @@ def test_gc_only_tells_unless_it_is_to_delete(samestyle, three):
     assert "would remove release r1\n" in out
     assert out.endswith("nothing was changed: add --delete\n")
     assert list_releases(three) == ["r1", "r2", "r3"]
+    (three.root / "objects" / ".tmp-0123").touch()
     code, out, _ = samestyle("releases", "gc", "--delete", *now)
     assert code == 0
+    assert "removed 1 half-written file of runs that were killed\n" in out
     assert "removed 1 release and 2 objects" in out  # its graphs; the other files are those of later releases too
     assert list_releases(three) == ["r2", "r3"]
 

@@ -1,14 +1,19 @@
 import dataclasses
+import json
 
+import hnswlib
 import numpy as np
 import pytest
-from releases import make_manifest
+from releases import DIM, M, make_manifest, small_catalogue, write_graph
 
+from samestyle.evaluation.recall import perturb, proportion, recalls
+from samestyle.index.exact import exact_search
+from samestyle.index.health import find_orphans
 from samestyle.release.gate import RULES, failures, number, run_gate
 from samestyle.release.manifest import NeighbourProbe, Probes, QualityProbe, Recall, VectorProbe
 from samestyle.release.store import LocalStore
 from samestyle.settings import Gate
-from samestyle.tables.drift import vector_probe
+from samestyle.tables.drift import quality_probes, vector_probe
 
 LIMITS = Gate(style_recall_min=0.5)
 
@@ -158,6 +163,49 @@ def test_a_worse_encoder_is_refused_by_the_evaluation_that_both_have(good):
         "in evaluation shop-1 is 0.7000 after 0.8000 of the one before; the difference is 0.1000"
         in found["quality m-m"]
     )
+
+
+def record(store, encoder_id, name, at, **recall):
+    """An evaluation as `evaluate_encoder` leaves it."""
+    mean = {direction.replace("_", "-"): {"recall@1": value, "queries": 9} for direction, value in recall.items()}
+    tree = {"mean": mean, "recorded_at": at}
+    store.put(f"encoders/{encoder_id}/evaluations/{name}.json", json.dumps(tree).encode())
+
+
+def test_a_worse_encoder_is_found_out_by_what_was_recorded_of_both(good, tmp_path):
+    store = LocalStore(tmp_path)
+    for encoder_id, value in (("old", 0.8), ("new", 0.6)):
+        record(store, encoder_id, "shop-1", "2026-01-01", m_m=0.9, i_i=0.5)
+        record(store, encoder_id, "shop-2", "2026-01-02", m_m=value, i_i=0.5)
+    record(store, "new", "shop-3", "2026-01-03", m_m=0.99)  # which the old one never took part in
+    probes = tuple(quality_probes(store, "old", "new"))
+    assert list(refusals(with_probes(good, quality=probes), parent=good)) == ["quality m-m"]
+    assert tuple(quality_probes(store, "old", "old")) == tuple(quality_probes(store, "old", "unknown")) == ()
+
+
+def shuffled_graph(folder):
+    """A sound file whose vectors have lost their places: the links lead anywhere."""
+    vectors = small_catalogue(4000).vectors
+    path = write_graph(folder / "graph", vectors)
+    data = np.fromfile(path, np.uint8)
+    width, links = 4 + 8 * M + 4 * DIM + 8, 4 + 8 * M
+    rows = data[96 : 96 + len(vectors) * width].reshape(len(vectors), width)
+    rows[:, links : links + 4 * DIM] = np.random.default_rng(1).permutation(rows[:, links : links + 4 * DIM])
+    data.tofile(path)
+    graph = hnswlib.Index("ip", DIM)
+    graph.load_index(str(path))
+    return graph, np.asarray(graph.get_items(np.arange(len(vectors))), np.float32)
+
+
+def test_a_graph_whose_vectors_are_not_its_own_is_refused_by_recall_and_by_orphans(good, tmp_path):
+    graph, vectors = shuffled_graph(tmp_path)
+    queries = perturb(vectors[:200], 0.1, seed=1)
+    graph.set_ef(50)
+    found, exact = 1 - graph.knn_query(queries, 10, num_threads=1)[1], exact_search(vectors, queries, 10)[1]
+    measured = proportion(recalls(found, exact))
+    damaged = with_index(good, 0, recall=Recall(10, measured.value, measured.low, measured.high, measured.queries))
+    damaged = with_shards(damaged, orphans=min(60, len(find_orphans(graph))))
+    assert {"recall search/fused", "orphans search/fused"} <= refusals(damaged).keys()
 
 
 def unit_rows(count, seed):

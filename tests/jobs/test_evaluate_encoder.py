@@ -17,6 +17,7 @@ from samestyle.evaluation.directions import DIRECTIONS
 from samestyle.evaluation.records import METRICS, read_results
 from samestyle.evaluation.truth import WITHIN, Products, search
 from samestyle.release.store import open_store
+from samestyle.tables.drift import quality_probes
 from samestyle.tables.members import with_vectors
 from samestyle.tables.warehouse import Warehouse
 
@@ -91,6 +92,9 @@ def test_every_direction_is_exact_and_two_encoders_are_compared(spark, root, tmp
     assert set(written["m-m"]) == {*METRICS, "queries", "pool"}
     assert written == evaluations(store, other)[name]["mean"]
     assert written["i-i"]["mrr"] != found["i-i"]["mrr"]
+    # What the gate of the first night with the other encoder will be told.
+    asked = {probe.direction: (probe.evaluation, probe.after) for probe in quality_probes(store, current, other)}
+    assert asked == {direction: (name, written[direction]["recall@1"]) for direction in DIRECTIONS}
     results = read_results(evaluation_queries(store, other, name))
     assert len(results) == sum(entry["queries"] for entry in written.values())
     rows = Warehouse(spark, str(root), "delta").evaluations.read().where(f"encoder_id = '{other}' and slice = 'style'")
