@@ -1,5 +1,6 @@
 """The item file beside a shard: which items a node stands for, and what filters know about them."""
 
+from array import array
 from collections import OrderedDict
 from copy import copy
 from dataclasses import dataclass
@@ -52,18 +53,23 @@ class Selection:
         return np.diff(self.starts) > 0
 
     @cached_property
-    def only(self) -> np.ndarray:
-        """(nodes,) int32 or int64: the row of a node's only such item; -1 where it has several, or none."""
-        kind = np.int32 if len(self.rows) < 2**31 else np.int64
-        found = np.full(len(self.starts) - 1, -1, dtype=kind)
+    def only(self) -> array:
+        """The row of each node's only such item; -1 where it has several, or none."""
+        found = np.full(len(self.starts) - 1, -1, dtype=np.int64)
         single = np.flatnonzero(np.diff(self.starts) == 1)
         found[single] = self.rows[self.starts[single]]
-        return found
+        kind = "i" if len(self.rows) < 2**31 else "q"
+        return array(kind, found.astype(kind).tobytes())
 
     @cached_property
     def views(self) -> tuple[memoryview, memoryview]:
         """starts and rows, whose single elements are read several times faster than an array's."""
         return self.starts.data, self.rows.data
+
+    def members(self, label: int) -> memoryview:
+        """The rows of a node."""
+        starts, rows = self.views
+        return rows[starts[label] : starts[label + 1]]
 
 
 class Codes:

@@ -3,14 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import repeat
-from operator import itemgetter, sub
+from operator import itemgetter
 
 import numpy as np
 
 from samestyle.index.nodes import TIE
 from samestyle.serving.items import ItemFile, Selection
-from samestyle.serving.shards import Hit, LoadedShard, Wish
+from samestyle.serving.shards import WIDE, Hit, LoadedShard, Wish
 
 # Further nodes that are asked for at first where suppliers are excluded or capped; then so many times more.
 SPARE = 16
@@ -21,10 +20,35 @@ Node = tuple[float, ItemFile, memoryview]
 Part = tuple[LoadedShard, Selection, np.ndarray, np.ndarray]
 
 
+def search_plainly(shards: Sequence[LoadedShard], query: np.ndarray, k: int, items_per_node: int) -> list[Hit] | None:
+    """What most searches are: one query of length 1, one shard, nothing filtered or left out. None for any other.
+
+    While a graph is searched nearly all else leaves the processor's cache: what counts here is to touch little.
+    """
+    if len(shards) != 1 or not 1 <= k <= WIDE:
+        return None
+    items, only, graph = shards[0].items, shards[0].only, shards[0].graph
+    if getattr(query, "shape", None) != (graph.dim,) or not -TIE < float(query.dot(query)) - 1 < TIE:
+        return None
+    try:
+        labels, distances = graph.knn_query(query, k=k, num_threads=1)
+    except RuntimeError:  # fewer than k nodes
+        return None
+    ids, hits, before = items.ids, list[Hit](), -math.inf
+    for label, distance in zip(labels.tolist()[0], distances.tolist()[0], strict=True):
+        if distance - before < TIE:  # equal ones come by item id
+            return None
+        before, row = distance, only[label]
+        if row >= 0:
+            hits.append(Hit(ids[row], 1 - distance, items, row))
+        else:
+            rows = items.living.members(label)[:items_per_node]
+            hits += [Hit(ids[row], 1 - distance, items, row) for row in rows]
+    return hits[:k] if len(hits) >= k else None
+
+
 def search_shards(shards: Sequence[LoadedShard], queries: np.ndarray, wish: Wish) -> list[list[Hit]]:
     """For each of the queries, (q, dim) float32 of length 1, the hits of all shards, best first."""
-    if len(shards) == 1 and not (wish.exclude_items or wish.exclude_suppliers or wish.items_per_supplier):
-        return search_one(shards[0], queries, wish)
     # an excluded item can use up at most one node
     fetch = wish.k + len(wish.exclude_items) + (SPARE if wish.exclude_suppliers or wish.items_per_supplier else 0)
     chosen = [(shard, shard.items.passing(wish.where)) for shard in shards]
@@ -34,47 +58,6 @@ def search_shards(shards: Sequence[LoadedShard], queries: np.ndarray, wish: Wish
         parts = [(shard, passing, labels[q], scores[q]) for shard, passing, labels, scores in found]
         answers.append(answer(queries[q : q + 1], wish, fetch, parts))
     return answers
-
-
-def search_one(shard: LoadedShard, queries: np.ndarray, wish: Wish) -> list[list[Hit]]:
-    """One shard, nothing to leave out: what most searches are."""
-    passing = shard.items.passing(wish.where)
-    labels, scores = shard.nearest(queries, wish.k, passing)
-    return [
-        hits_in_order(shard.items, passing, labels[q], scores[q], wish)
-        or answer(queries[q : q + 1], wish, wish.k, [(shard, passing, labels[q], scores[q])])
-        for q in range(len(queries))
-    ]
-
-
-def hits_in_order(
-    items: ItemFile, passing: Selection, labels: np.ndarray, scores: np.ndarray, wish: Wish
-) -> list[Hit] | None:
-    """The items of these nodes as they come; None where that is no answer, as two nodes have equal scores.
-
-    After a search of a graph little of what Python needs is still in the processor's cache: few steps in few loops.
-    """
-    if len(labels) < 2:
-        return None
-    rows, near = passing.only.take(labels).tolist(), scores.tolist()
-    if min(map(sub, near, near[1:])) < TIE:
-        return None
-    if min(rows) < 0:
-        rows, near = members(passing, labels.tolist(), near, wish)
-        if len(rows) < min(wish.k, len(labels)):
-            return None
-    return list(map(Hit, itemgetter(*rows)(items.ids), near, repeat(items), rows))
-
-
-def members(passing: Selection, labels: list[int], scores: list[float], wish: Wish) -> tuple[list[int], list[float]]:
-    """The first k items of these nodes: their rows, and their scores."""
-    starts, rows = passing.views
-    found = [
-        (row, score)
-        for label, score in zip(labels, scores, strict=True)
-        for row in rows[starts[label] : starts[label + 1]][: wish.items_per_node]
-    ][: wish.k]
-    return [row for row, _ in found], [score for _, score in found]
 
 
 def answer(query: np.ndarray, wish: Wish, fetch: int, parts: list[Part]) -> list[Hit]:
@@ -93,9 +76,8 @@ def answer(query: np.ndarray, wish: Wish, fetch: int, parts: list[Part]) -> list
 
 
 def nodes_of(shard: LoadedShard, passing: Selection, labels: np.ndarray, scores: np.ndarray) -> list[Node]:
-    starts, rows = passing.views
     return [
-        (score, shard.items, rows[starts[label] : starts[label + 1]])
+        (score, shard.items, passing.members(label))
         for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
     ]
 

@@ -21,7 +21,7 @@ from samestyle.release.manifest import BANDS, Band, Index, Manifest
 from samestyle.release.publish import current_release, known_digest, load_manifest, read_pointer
 from samestyle.release.store import Store, open_store
 from samestyle.serving.cache import Cache
-from samestyle.serving.merge import search_shards
+from samestyle.serving.merge import search_plainly, search_shards
 from samestyle.serving.shards import Hit, LoadedGraph, LoadedShard, Wish
 
 logger = logging.getLogger(__name__)
@@ -165,15 +165,14 @@ class Searcher:
         `pc.field("attributes", "price") < 20`. items_per_node: most items that share one photo or title;
         items_per_supplier: most items of one supplier. Raises UsageError for a wrong argument.
         """
-        wish = Wish(
-            check_k(k),
-            where,
-            as_set(exclude_items),
-            as_set(exclude_suppliers),
-            max(1, items_per_node),
-            None if items_per_supplier is None else max(1, items_per_supplier),
-        )
-        return self._search(self._generation, view, vectors, wish)
+        generation, cap = self._generation, max(1, items_per_node)
+        if where is None and not exclude_items and not exclude_suppliers and not items_per_supplier:
+            hits = search_plainly(generation.views.get(view, ()), vectors, k, cap)
+            if hits is not None:
+                return [hits]
+        suppliers = None if items_per_supplier is None else max(1, items_per_supplier)
+        wish = Wish(check_k(k), where, as_set(exclude_items), as_set(exclude_suppliers), cap, suppliers)
+        return self._search(generation, view, vectors, wish)
 
     def _search(self, generation: Generation, view: str, vectors: np.ndarray, wish: Wish) -> list[list[Hit]]:
         index = generation.indexes.get(view) or generation.manifest.index(self.module, view)

@@ -111,6 +111,7 @@ class LoadedShard:
 
     def __init__(self, loaded: LoadedGraph, items: ItemFile, ef: int, number: int) -> None:
         self.loaded, self.items, self.ef, self.number = loaded, items, ef, number
+        self.graph, self.only = loaded.graph, items.living.only  # made here, and not by the first search
 
     @classmethod
     def load(cls, cache: Cache, index: Index, shard: Shard, loaded: LoadedGraph | None = None) -> "LoadedShard":
@@ -131,10 +132,6 @@ class LoadedShard:
     def serve(self) -> None:
         """From here on searches meet the living nodes of this release."""
         self.loaded.serve(self.items.living.nodes, self.ef)
-
-    @property
-    def graph(self) -> hnswlib.Index:
-        return self.loaded.graph
 
     def answer_canaries(self, name: str) -> None:
         """Search for some of its own vectors, which warms it. Raises IntegrityError where none is found."""
