@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, dict[str, tuple[str, Callable[[Call], None]]]]] =
                 "let the channel name the release before, or the one that you name",
                 release_commands.roll_back,
             ),
+            "history": ("when the channel moved, and by what: publish, promote, rollback", release_commands.history),
             "gc": ("remove releases beyond release.keep, and objects that none needs", release_commands.collect),
             "export": ("write a release to a folder that needs no store", release_commands.export),
         },

@@ -150,6 +150,14 @@ def roll_back(call: Call) -> None:
     print(f"channel {call.channel} names {pointer.release_id} now, {was} before")
 
 
+def history(call: Call) -> None:
+    pointer = read_pointer(call.store, call.channel)
+    if pointer is None:
+        print(f"channel {call.channel} of {call.store.uri} has named nothing yet")
+        return
+    print_table(("at", "move", "release"), [(move.at, move.action, move.release_id) for move in pointer.history])
+
+
 def collect(call: Call) -> None:
     release, delete = call.settings.release, call.arguments.delete
     grace_s = 3600 * release.grace_hours

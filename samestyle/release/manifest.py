@@ -482,7 +482,7 @@ def require_target(release_id: str, manifest_sha256: str) -> None:
 
 @dataclass(frozen=True)
 class Change:
-    """One move of a channel: `action` is publish or rollback."""
+    """One move of a channel: `action` is publish, promote or rollback."""
 
     action: str
     release_id: str

@@ -93,6 +93,11 @@ def test_rollback_and_back(samestyle, three):
     assert samestyle("releases", "rollback")[:2] == (0, "channel current names r2 now, r3 before\n")
     assert samestyle("releases", "rollback", "r3", "--quick")[0] == 0
     assert read_pointer(three, "current").release_id == "r3"
+    code, out, _ = samestyle("releases", "history")
+    moves = [tuple(line.split()[1:]) for line in out.splitlines()]
+    published = [("publish", "r1"), ("publish", "r2"), ("publish", "r3")]
+    assert (code, moves) == (0, [("move", "release"), *published, ("rollback", "r2"), ("rollback", "r3")])
+    assert "has named nothing yet" in samestyle("releases", "history", "--channel", "candidate")[1]
     code, _, err = samestyle("releases", "rollback", "r9")
     assert (code, err.count("\n")) == (2, 1)
     assert "there is no release r9" in err
