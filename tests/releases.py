@@ -18,6 +18,7 @@ from samestyle.release.manifest import (
     Index,
     Manifest,
     Recall,
+    RecallPoint,
     Shard,
     Source,
     Thresholds,
@@ -125,7 +126,8 @@ def make_manifest(
     stored = tuple(store_shard(store, folder / release_id / str(i), i, part) for i, part in enumerate(parts))
     recall = Recall(10, 0.99, 0.97, 1.0, 100)
     encoder = encoder or store_encoder(store, folder / release_id / "encoder")
-    index = Index("search", "fused", encoder.dim, M, 100, 50, recall, Thresholds(0.5, 0.2, 0.9), stored)
+    curve = (RecallPoint(25, 0.95), RecallPoint(50, 0.99))
+    index = Index("search", "fused", encoder.dim, M, 100, 50, recall, Thresholds(0.5, 0.2, 0.9), stored, curve)
     read = len(catalogue.rows)
     return Manifest(
         release_id=release_id,

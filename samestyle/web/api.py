@@ -13,7 +13,7 @@ from samestyle.web.site import Here, Site
 PREFIX = "/api/v1"
 router = APIRouter(prefix=PREFIX)
 MOST = 100
-SOMETHING = r"\S"  # more than white space
+SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"  # more than white space and control characters, which titles lose
 
 Module = Annotated[str | None, Query(min_length=1, max_length=100, description="The index; by default search.")]
 ItemId = Annotated[str, Query(min_length=1, max_length=2000, description="The item's id.")]

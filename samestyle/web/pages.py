@@ -1,5 +1,6 @@
 """The pages. They work without JavaScript, and all but the results of a photo can be linked to."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -7,7 +8,10 @@ from fastapi import APIRouter, File, Form, Header, Query, Response, UploadFile
 from fastapi.responses import HTMLResponse
 
 from samestyle.catalogue.images import decode_image
+from samestyle.catalogue.titles import normalise_title
 from samestyle.release.manifest import Band
+from samestyle.serving import Hit
+from samestyle.web.evaluations import curves, evaluations_of
 from samestyle.web.offers import Offer, data_uri, etag
 from samestyle.web.shop import UPLOAD_LIMITS, Aisle, NotThereError
 from samestyle.web.site import Here, Site
@@ -17,6 +21,7 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 PAGE = 24
 MOST = 120
 PREVIEW_SIDE = 240
+SHELVES = 6
 TABS: dict[Band, str] = {"same_style": "From more suppliers", "similar": "Similar products"}
 
 Words = Annotated[str, Query(max_length=500)]
@@ -36,16 +41,23 @@ class Tab:
 @router.get("/")
 def home(site: Here, module: Module = None) -> Response:
     def work(aisle: Aisle) -> dict[str, Any]:
-        return {"offers": site.offers(aisle, aisle.sample(PAGE)), "module": aisle.module}
+        shown = {"offers": site.offers(aisle, aisle.sample(PAGE)), "module": aisle.module}
+        return shown | {"shelves": largest_shelves(aisle.sample(MOST))}
 
     return site.templates.page("home.html.j2", **site.shop.read(module, work))
+
+
+def largest_shelves(hits: list[Hit]) -> list[str]:
+    """The last names of the categories that most items are in, as something to search for."""
+    names = (hit.category.rpartition("/")[2] for hit in hits if hit.category)
+    return [name for name, _ in Counter(filter(None, names)).most_common(SHELVES)]
 
 
 @router.get("/search")
 def by_words(
     site: Here, q: Words = "", module: Module = None, k: Annotated[int, Query(ge=1, le=MOST)] = PAGE
 ) -> Response:
-    if not q.strip():
+    if not normalise_title(q):
         return home(site, module)
     values = results(site, module, None, q, k)
     more = min(k + PAGE, MOST) if len(values["offers"]) == k < MOST else None
@@ -106,7 +118,9 @@ def duplicates(site: Here, supplier: Name = "", module: Module = None) -> Respon
 
 @router.get("/release")
 def release(site: Here) -> Response:
-    return site.templates.page("release.html.j2", manifest=site.shop.manifest)
+    manifest = site.shop.manifest
+    found = evaluations_of(manifest.encoder)
+    return site.templates.page("release.html.j2", manifest=manifest, curves=curves(manifest), evaluations=found)
 
 
 @router.get("/thumb")

@@ -71,6 +71,15 @@ DISPLAY = [
 ]
 
 
+# The second and what follows are no evaluations, as somebody else's encoder may have them.
+QUALITY = [
+    {"name": "<dice>", "protocol": "held out", "metrics": {"i-t": {"mrr": [0.5, 0.4, 0.6], "recall@1": 0.25}}},
+    {"name": "junk", "metrics": {"i-i": {"mrr": ["a"], "recall@1": True, "recall@10": []}, "t-t": 1}},
+    {"metrics": []},
+    7,
+]
+
+
 @pytest.fixture(scope="module")
 def encoder(unified):
     return Encoder.load(unified)
@@ -86,7 +95,8 @@ def catalogue(encoder):
 def released(tmp_path_factory, encoder, unified, catalogue):
     folder = tmp_path_factory.mktemp("web")
     store = LocalStore(folder / "store")
-    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(unified), {"fitted_on": "dice"})
+    described = {"fitted_on": "dice", "quality": QUALITY}
+    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(unified), described)
     publish_small(store, folder, catalogue=catalogue, shards=1, encoder=entry, display=DISPLAY)
     return Shop(store.uri, folder / "cache")
 
@@ -217,7 +227,9 @@ def test_an_uploaded_photo_finds_its_product(web, product):
 
 
 def test_a_search_without_anything_shows_the_catalogue(web):
-    assert "From the catalogue" in web.get("/search?q=+").text
+    for blank in ("+", "%19", "%C2%9F+"):
+        assert "From the catalogue" in web.get(f"/search?q={blank}").text
+        assert web.get(f"/api/v1/search?words={blank}").status_code == 422
     assert web.post("/search", files={"photo": ("", b"")}, data={"words": ""}).status_code == 422
 
 
@@ -300,6 +312,20 @@ def test_the_release_page_shows_gate_and_recall(web, released):
     api = web.get("/api/v1/release").json()
     assert [rule["rule"] for rule in api["gate"]] == [result.rule for result in released.manifest.gate]
     assert api["indexes"][0]["recall"]["value"] == 0.99
+
+
+def test_the_release_page_shows_what_was_evaluated(web):
+    page = web.get("/release").text
+    text = re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", page))
+    assert "Evaluated on &lt;dice&gt; Direction recall@1 MRR i-t 0.250 0.500 held out" in text
+    assert "junk" not in page
+    assert "At each ef Index 25 50 search fused 0.950 0.990 " in text
+    assert "<b>0.990</b></td></tr>" in page  # at the ef that is used
+
+
+def test_the_home_page_leads_to_the_largest_categories(web):
+    found = re.findall(r'<a href="/search\?q=(\w+)">(\w+)</a>', web.get("/").text)
+    assert sorted(found) == [("lamps", "lamps"), ("mugs", "mugs")]
 
 
 def test_thumbnails_are_jpegs_that_a_browser_may_keep(web):
@@ -468,13 +494,26 @@ OPERATIONS = [("search", "get"), ("search", "post"), ("alike", "get"), ("duplica
 CASES = [(*operation, mode) for operation in OPERATIONS for mode in GenerationMode]
 
 
-@pytest.mark.parametrize(("path", "method", "mode"), [("release", "get", GenerationMode.POSITIVE), *CASES])
+EVERY_CASE = pytest.mark.parametrize(("path", "method", "mode"), [("release", "get", GenerationMode.POSITIVE), *CASES])
+
+
+@EVERY_CASE
 def test_the_api_does_what_its_document_says(document, path, method, mode):
+    fuzz(document, path, method, mode, 20)
+
+
+@pytest.mark.soak
+@EVERY_CASE
+def test_the_api_does_what_its_document_says_at_length(document, path, method, mode):
+    fuzz(document, path, method, mode, 300)
+
+
+def fuzz(document, path, method, mode, examples):
     # a schema cannot say which bytes are a photo
     excluded = [positive_data_acceptance] if method == "post" else []
 
     @hypothesis.given(case=document[f"/api/v1/{path}"][method].as_strategy(generation_mode=mode))
-    @hypothesis.settings(max_examples=20, derandomize=True, deadline=None, database=None)
+    @hypothesis.settings(max_examples=examples, derandomize=True, deadline=None, database=None)
     def check(case):
         case.call_and_validate(excluded_checks=excluded)
 

@@ -225,21 +225,39 @@ def test_a_photo_and_words_go_together_from_the_header(page, shelf):
     expect_first(page, shelf.rows[9]["title"])
 
 
-def test_a_photo_may_be_dropped(page, shelf):
-    page.goto("/")
-    data = list(shelf.photos[11].read_bytes())
+def drop(page: Page, target: str, photo: Path) -> None:
+    """What the browser does when a photo is let go over the element."""
     page.evaluate(
-        """data => {
+        """([target, data]) => {
             const files = new DataTransfer();
             files.items.add(new File([new Uint8Array(data)], "dropped.jpg", {type: "image/jpeg"}));
-            const target = document.querySelector("main .drop");
-            target.dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true}));
+            for (const kind of ["dragover", "drop"]) {
+                const event = new DragEvent(kind, {dataTransfer: files, bubbles: true, cancelable: true});
+                if (document.querySelector(target).dispatchEvent(event)) throw new Error(`${kind} was not taken`);
+            }
         }""",
-        data,
+        [target, list(photo.read_bytes())],
     )
+
+
+def test_a_photo_may_be_dropped(page, shelf):
+    page.goto("/")
+    drop(page, "main .drop", shelf.photos[11])
     expect(page.locator("main .note")).to_have_text("dropped.jpg")
-    page.locator("main form.photo").get_by_role("button", name="Find products").click()
+    expect(page.locator("main form.photo").get_by_label("Words to go with it")).to_be_focused()
+    page.keyboard.press("Enter")
     expect_first(page, shelf.rows[11]["title"])
+
+
+def test_a_photo_may_be_dropped_anywhere_with_words(page, shelf):
+    page.goto("/release")
+    drop(page, "h1", shelf.photos[9])
+    expect(page.locator("header .note")).to_have_text("dropped.jpg")
+    page.keyboard.type(shelf.rows[9]["title"])
+    look(page)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Like your photo, and")
+    expect_first(page, shelf.rows[9]["title"])
 
 
 def test_what_is_no_photo_is_told(page, tmp_path):

@@ -1,9 +1,8 @@
 "use strict";
-// Photos may be dropped on a photo form, or pasted anywhere, and are shown before they are sent.
+// Photos may be dropped or pasted anywhere on a page, and are shown before they are sent.
 
 for (const form of document.querySelectorAll("form.photo")) {
   const input = form.querySelector("input[type=file]");
-  const drop = form.querySelector(".drop");
   const note = form.querySelector(".note");
   const preview = form.querySelector(".preview");
   const drawn = preview.src;
@@ -31,19 +30,38 @@ for (const form of document.querySelectorAll("form.photo")) {
   };
   preview.onerror = () => { preview.onerror = null; preview.src = drawn; };
   input.addEventListener("change", show);
-  drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
-  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    form.take(event.dataTransfer.files);
-  });
 }
 
 document.documentElement.classList.add("scripted");
+// The form that is in sight; where there is none, that of the header, opened.
+const formInSight = () => {
+  const camera = document.querySelector("details.camera");
+  const own = document.querySelector("main form.photo");
+  if (!camera.open && own && own.offsetParent) return own;
+  camera.open = true;
+  return camera.querySelector("form.photo");
+};
+const take = (files) => {
+  const form = formInSight();
+  form.take(files);
+  form.querySelector("input[type=text]").focus();
+};
+const unmark = () => document.querySelectorAll(".drop.over").forEach((drop) => drop.classList.remove("over"));
+
+document.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();  // or the browser would leave the page for the photo
+  formInSight().querySelector(".drop").classList.add("over");
+});
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) unmark(); });
+document.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.files.length) return;
+  event.preventDefault();
+  unmark();
+  take(event.dataTransfer.files);
+});
 document.addEventListener("paste", (event) => {
-  const form = document.querySelector("details.camera[open] form.photo") || document.querySelector("main form.photo");
-  if (form && event.clipboardData.files.length) form.take(event.clipboardData.files);
+  if (event.clipboardData.files.length) take(event.clipboardData.files);
 });
 document.addEventListener("keydown", (event) => {
   const open = document.querySelector("details.camera[open]");
