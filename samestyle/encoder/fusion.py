@@ -75,7 +75,7 @@ class Fusion(nn.Module):
         return self.join(image, image_tokens, image_mask, text, text_tokens, text_mask)
 
     def read(self, image_tokens: Tensor, text_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in the fusion's own width, (n, s, width) and (n, t, width): all views share it, training does it once."""
+        """Both in the fusion's own width, (n, s, width) and (n, t, width): views share it, training does it once."""
         return self.image_in(image_tokens) + self.positions[: image_tokens.shape[1]], self.text_in(text_tokens)
 
     def join(

@@ -26,6 +26,8 @@ COLUMNS = {
 }
 
 
+# See Selection.places.
+SEVERAL, ELSEWHERE = 64, -1
 # Filters of a shard whose passing items are remembered.
 FILTERS_KEPT = 8
 
@@ -53,23 +55,21 @@ class Selection:
         return np.diff(self.starts) > 0
 
     @cached_property
-    def only(self) -> array:
-        """The row of each node's only such item; -1 where it has several, or none."""
-        found = np.full(len(self.starts) - 1, -1, dtype=np.int64)
-        single = np.flatnonzero(np.diff(self.starts) == 1)
-        found[single] = self.rows[self.starts[single]]
-        kind = "i" if len(self.rows) < 2**31 else "q"
-        return array(kind, found.astype(kind).tobytes())
+    def places(self) -> array:
+        """Where each node's items are, as one number that is read at once: of a single one its row; of several that
+        follow each other ~(SEVERAL * first row + how many); ELSEWHERE of others, and where there is none."""
+        counts = np.diff(self.starts)
+        first, last = self.rows[self.starts[:-1][counts > 0]], self.rows[self.starts[1:][counts > 0] - 1]
+        counts = counts[counts > 0]
+        found = np.full(len(self.starts) - 1, ELSEWHERE, dtype=np.int64)
+        follow = (last - first + 1 == counts) & (counts < SEVERAL)
+        found[self.nodes] = np.where(counts == 1, first, np.where(follow, ~(SEVERAL * first + counts), ELSEWHERE))
+        return array("q", found.tobytes())
 
     @cached_property
     def views(self) -> tuple[memoryview, memoryview]:
         """starts and rows, whose single elements are read several times faster than an array's."""
         return self.starts.data, self.rows.data
-
-    def members(self, label: int) -> memoryview:
-        """The rows of a node."""
-        starts, rows = self.views
-        return rows[starts[label] : starts[label + 1]]
 
 
 class Codes:

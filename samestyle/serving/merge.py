@@ -8,7 +8,7 @@ from operator import itemgetter
 import numpy as np
 
 from samestyle.index.nodes import TIE
-from samestyle.serving.items import ItemFile, Selection
+from samestyle.serving.items import ELSEWHERE, SEVERAL, ItemFile, Selection
 from samestyle.serving.shards import WIDE, Hit, LoadedShard, Wish
 
 # Further nodes that are asked for at first where suppliers are excluded or capped; then so many times more.
@@ -27,24 +27,28 @@ def search_plainly(shards: Sequence[LoadedShard], query: np.ndarray, k: int, ite
     """
     if len(shards) != 1 or not 1 <= k <= WIDE:
         return None
-    items, only, graph = shards[0].items, shards[0].only, shards[0].graph
+    items, places, graph = shards[0].items, shards[0].places, shards[0].graph
     if getattr(query, "shape", None) != (graph.dim,) or not -TIE < float(query.dot(query)) - 1 < TIE:
         return None
     try:
         labels, distances = graph.knn_query(query, k=k, num_threads=1)
     except RuntimeError:  # fewer than k nodes
         return None
-    ids, hits, before = items.ids, list[Hit](), -math.inf
+    ids, hits, before, tied = items.ids, list[Hit](), -math.inf, False
     for label, distance in zip(labels.tolist()[0], distances.tolist()[0], strict=True):
-        if distance - before < TIE:  # equal ones come by item id
-            return None
-        before, row = distance, only[label]
+        tied = tied or distance - before < TIE
+        before, row = distance, places[label]
         if row >= 0:
             hits.append(Hit(ids[row], 1 - distance, items, row))
+        elif row == ELSEWHERE:
+            return None
         else:
-            rows = items.living.members(label)[:items_per_node]
+            first, count = divmod(~row, SEVERAL)
+            rows = range(first, first + min(count, items_per_node))
             hits += [Hit(ids[row], 1 - distance, items, row) for row in rows]
-    return hits[:k] if len(hits) >= k else None
+    if tied:
+        hits.sort(key=in_order)
+    return hits[:k]
 
 
 def search_shards(shards: Sequence[LoadedShard], queries: np.ndarray, wish: Wish) -> list[list[Hit]]:
@@ -76,8 +80,9 @@ def answer(query: np.ndarray, wish: Wish, fetch: int, parts: list[Part]) -> list
 
 
 def nodes_of(shard: LoadedShard, passing: Selection, labels: np.ndarray, scores: np.ndarray) -> list[Node]:
+    starts, rows = passing.views
     return [
-        (score, shard.items, passing.members(label))
+        (score, shard.items, rows[starts[label] : starts[label + 1]])
         for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
     ]
 
@@ -97,12 +102,17 @@ def pick(nodes: list[Node], wish: Wish, several: bool) -> list[Hit]:
         for row in shown[: wish.items_per_node]:
             hits.append(Hit(items.ids[row], score, items, row))
     if tied:
-        hits.sort(key=lambda hit: (-hit.score, hit.item_id))
+        hits.sort(key=in_order)
     if tied and several:
         hits = capped(hits, wish.items_per_node, lambda hit: hit.node_key)
     if wish.items_per_supplier:
         hits = capped(hits, wish.items_per_supplier, lambda hit: hit.supplier_id)
     return hits[: wish.k]
+
+
+def in_order(hit: Hit) -> tuple[float, str]:
+    """Best first, equal scores by item id."""
+    return -hit.score, hit.item_id
 
 
 def may_show(items: ItemFile, row: int, wish: Wish) -> bool:

@@ -111,7 +111,7 @@ class LoadedShard:
 
     def __init__(self, loaded: LoadedGraph, items: ItemFile, ef: int, number: int) -> None:
         self.loaded, self.items, self.ef, self.number = loaded, items, ef, number
-        self.graph, self.only = loaded.graph, items.living.only  # made here, and not by the first search
+        self.graph, self.places = loaded.graph, items.living.places  # made here, and not by the first search
 
     @classmethod
     def load(cls, cache: Cache, index: Index, shard: Shard, loaded: LoadedGraph | None = None) -> "LoadedShard":

@@ -27,6 +27,7 @@ from samestyle.release.manifest import Recall, RecallPoint
 from samestyle.release.publish import publish, rollback
 from samestyle.release.store import LocalStore
 from samestyle.serving import Part, open_release, shards
+from samestyle.serving.merge import search_plainly
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -184,6 +185,29 @@ def test_a_node_shows_no_more_items_than_the_cap(store, folder):
     assert ids(searcher.search(query, 4)[0])[:3] == ["i00000a", "i00000b", "i00000c"]
     assert not ids(searcher.search(query, 4)[0])[3].startswith("i00000")
     assert len([i for i in ids(searcher.search(query, 7, items_per_node=7)[0]) if i.startswith("i00000")]) == 7
+
+
+def test_the_short_way_of_plain_searches_leads_to_the_same_hits(store, folder):
+    """Nodes of one item, of several, of very many, with a dead one among them, and two with equal vectors."""
+    catalogue = small_catalogue(300)
+    catalogue.vectors[41] = catalogue.vectors[40]
+    copies = [{**catalogue.rows[0], "item_id": f"i00000{number:03d}"} for number in range(70)]
+    node = {**catalogue.rows[22], "label": 20}
+    three = [{**node, "item_id": f"i00020{letter}", "alive": letter != "d"} for letter in "cde"]
+    rows = sorted([*catalogue.rows, *copies, *three], key=lambda row: (row["label"], row["item_id"]))
+    publish_small(store, folder, catalogue=Catalogue(catalogue.vectors, rows), shards=1)
+    searcher, short = opened(store, folder), 0
+    for query in (*catalogue.vectors[[0, 10, 20, 40, 41]], *some_queries(20)):
+        for k, cap in ((2, 3), (7, 1), (40, 3), (290, 9)):
+            plain = search_plainly(searcher._generation.views["fused"], query, k, cap)
+            long = searcher.search(query, k, exclude_items=["nobody"], items_per_node=cap)[0]
+            assert ids(searcher.search(query, k, items_per_node=cap)[0]) == ids(long)
+            assert plain is None or ids(plain) == ids(long)
+            np.testing.assert_allclose(
+                [hit.score for hit in plain or ()], [hit.score for hit in long if plain], atol=1e-6
+            )
+            short += plain is not None
+    assert 60 < short < 100, "most of them, and not those that meet nodes 0 and 20"
 
 
 def test_a_node_in_two_shards_counts_once(store, folder):
