@@ -269,7 +269,7 @@ class Pairs(Section):
     session_items_max: int = Field(50, ge=2, description="Visits with more distinct items are robots: left out.")
     clicks_min: int = Field(1, ge=1, description="Fewest visits in which both offers were clicked.")
     title_min: float = Field(0.3, ge=-1, le=1, description="Lowest cosine of the titles' vectors.")
-    fused_min: float = Field(0.65, ge=-1, le=1, description="Lowest cosine of the fused vectors.")
+    fused_min: float = Field(0.7, ge=-1, le=1, description="Lowest cosine of the fused vectors.")
     per_item_max: int = Field(20, ge=1, description="Most pairs of one offer; the most clicked ones stay.")
     validation_share: float = Field(0.1, ge=0, lt=1, description="Share of the style groups kept for validation.")
     test_share: float = Field(0.1, ge=0, lt=1, description="Share of the style groups kept for testing.")

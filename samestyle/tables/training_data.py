@@ -28,13 +28,14 @@ from samestyle.tables.source import read_catalogue
 from samestyle.tables.workshop import Workshop
 from samestyle.training.cache import FEATURE_COLUMNS, PHOTO_COLUMNS, Widths, ddl, pack_features, pack_photos
 from samestyle.training.folder import TrainingFolder
-from samestyle.training.loop import Source, Validation
+from samestyle.training.loop import NONE, Source, Validation
 from samestyle.training.pairs import Pairs
 
 SPLITS = ("train", "validation")
 ENDS = ("trigger", "offer")
 PAIR_COLUMNS = (*ENDS, "style_group")
 VALIDATION_ROWS = 2000  # searched against each other at every look: a second
+OTHERS = 1000  # contents of no pair for validation that are searched as well: encoding them is what a look costs
 VARIANTS = 2  # of a photo: itself, and a changed one
 GIB = 2**30
 Makers = tuple[Callable[..., Any], Callable[..., Any]]
@@ -81,7 +82,7 @@ def prepare(workshop: Workshop, work: TrainingFolder, makers: Makers) -> dict[st
     source, made = make_inputs(workshop, work, found, contents_with_data(found.contents, rows), makers)
     pairs = {split: without_empty(pairs, source) for split, pairs in found.pairs.items()}
     pairs["train"].check()
-    validation = validation_rows(pairs["validation"], pairs["train"], settings.train.seed)
+    validation = validation_rows(pairs["validation"], pairs["train"], len(source.has_image), settings.train.seed)
     keep_names(work.path / "scratch" / "contents", work.contents)
     own = aligned_rows(source, pairs["validation"], settings.train)
     work.write_task(settings.train, settings.losses, pairs["train"], validation, own)
@@ -93,7 +94,7 @@ def prepare(workshop: Workshop, work: TrainingFolder, makers: Makers) -> dict[st
         "train_pairs": len(pairs["train"]),
         "train_groups": len(np.unique(pairs["train"].group)),
         "own_contents": len(own),
-        "validation_products": len(validation.rows),
+        "validation_products": len(validation.asking),
         "pairs_without_input": sum(len(found.pairs[split]) - len(pairs[split]) for split in SPLITS),
     }
     workshop.run.write("data", record)
@@ -327,17 +328,23 @@ def aligned_rows(source: Source, validation: Pairs, train: Train) -> np.ndarray:
     return np.setdiff1d(both, np.concatenate([validation.trigger, validation.offer]))
 
 
-def validation_rows(pairs: Pairs, train: Pairs, seed: int) -> Validation:
-    """The contents of whole groups, drawn by the seed until there are enough; none that training sees."""
+def validation_rows(pairs: Pairs, train: Pairs, contents: int, seed: int) -> Validation:
+    """The contents of whole groups, drawn by the seed until there are enough; none that training pairs show.
+
+    And OTHERS of all `contents`, rows 0, 1, ... of the source, that no pair for validation shows.
+    """
     rows, first = np.unique(np.concatenate([pairs.trigger, pairs.offer]), return_index=True)
-    group = np.concatenate([pairs.group, pairs.group])[first]
+    _, group = np.unique(np.concatenate([pairs.group, pairs.group])[first], return_inverse=True)
+    random = np.random.default_rng(seed)
+    others = random.permutation(np.setdiff1d(np.arange(contents), rows))[:OTHERS]
     unseen = ~np.isin(rows, np.concatenate([train.trigger, train.offer]))
     rows, group = rows[unseen], group[unseen]
     names, sizes = np.unique(group, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    chosen = names[order[np.cumsum(sizes[order]) <= VALIDATION_ROWS]]
-    drawn = np.isin(group, chosen)
-    return Validation(rows[drawn], group[drawn])
+    order = random.permutation(len(names))
+    drawn = np.isin(group, names[order[np.cumsum(sizes[order]) <= VALIDATION_ROWS]])
+    if not drawn.any():
+        return Validation(rows[drawn], group[drawn])
+    return Validation(np.concatenate([rows[drawn], others]), np.concatenate([group[drawn], np.full(len(others), NONE)]))
 
 
 def keep_names(contents: Path, path: Path) -> None:

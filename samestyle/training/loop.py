@@ -29,6 +29,7 @@ ALIGNED = ("i-t", "t-i")
 # Of the learning rate; what has been trained on millions of pictures is to move little.
 BACKBONE_RATE = 0.02
 POINTS = 2000  # of the curves of the loss
+NONE = -1  # the group of a row that only stands in the way
 
 # What joins the sides; of a HeadedSum the fused vectors alone are trained.
 Joint = Fusion | HeadedSum
@@ -60,10 +61,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """rows (n,) int64 of the source, and their style group (n,): each row is queried against all the others."""
+    """rows (n,) int64 of the source, and their style group (n,): each row that has one asks all the others.
+
+    Rows of group NONE do not ask: they are what a shop has besides, without which a few pairs are found too easily.
+    """
 
     rows: np.ndarray
     group: np.ndarray
+
+    @property
+    def asking(self) -> np.ndarray:
+        """Those that ask, in their order."""
+        return self.rows[self.group != NONE]
 
 
 @dataclass
@@ -158,11 +167,13 @@ def encode(model: Model, source: Source, rows: np.ndarray, batch_size: int = 128
 def measured(
     views: dict[str, np.ndarray], group: np.ndarray, directions: tuple[str, ...] = DIRECTIONS
 ) -> dict[str, Measured]:
-    """Each row of `views` searches the others for those of its group; from photo to title and back, itself as well."""
-    itself = np.eye(len(group), dtype=bool)
-    same = group[:, None] == group
-    across = measure(views, views, same & ~itself, itself, [d for d in directions if d not in ALIGNED])
-    aligned = measure(views, views, same, np.zeros_like(same), [d for d in directions if d in ALIGNED])
+    """Each row with a group searches all others for those of its own; from photo to title and back, itself as well."""
+    asks = group != NONE
+    asking = {view: vectors[asks] for view, vectors in views.items()}
+    itself = np.eye(len(group), dtype=bool)[asks]
+    same = group[asks, None] == group
+    across = measure(asking, views, same & ~itself, itself, [d for d in directions if d not in ALIGNED])
+    aligned = measure(asking, views, same, np.zeros_like(same), [d for d in directions if d in ALIGNED])
     found = across | aligned
     return {direction: found[direction] for direction in directions if len(found[direction].ranks.rows)}
 

@@ -14,8 +14,9 @@ from samestyle.training.photos import Photos
 
 SET = "validation"
 PROTOCOL = (
-    "the products of the style groups kept for validation; each is searched among the others, from photo to title and "
-    "back also for itself. The weights were chosen on them: `evaluate_encoder` has products that nothing has seen"
+    "the products of the style groups kept for validation; each searches the others, and up to a thousand more of the "
+    "catalogue, from photo to title and back also for itself. The weights were chosen on them: `evaluate_encoder` has "
+    "products that nothing has seen"
 )
 
 
@@ -72,7 +73,7 @@ def result_of(work: TrainingFolder, name: str) -> SetResult | None:
     validation = work.read_task()[3]
     if not len(validation.rows):
         return None
-    views, names = work.read_views(name), work.names(validation.rows)
-    asked = repr(list(zip(names, validation.group.tolist(), strict=True)))
+    views, names = work.read_views(name), work.names(validation.asking)
+    asked = repr(list(zip(work.names(validation.rows), validation.group.tolist(), strict=True)))
     digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
     return SetResult(SET, PROTOCOL, digest, names, [None] * len(names), measured(views, validation.group))

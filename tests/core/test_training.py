@@ -87,6 +87,20 @@ def test_a_seed_decides_the_weights():
     assert not torch.equal(trained(0)["out.weight"], trained(1)["out.weight"])
 
 
+def test_rows_of_no_group_stand_in_the_way_and_do_not_ask():
+    # Two products of style 7 at 0 and 40 degrees, one of nobody's between them, and one far away.
+    angles = np.radians([0, 40, 30, 90])
+    views = dict.fromkeys(loop.VIEWS, np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
+    group = np.array([7, 7, loop.NONE, loop.NONE])
+    found = loop.measured(views, group, ("m-m", "i-t"))
+    assert found["m-m"].ranks.reciprocal.tolist() == [0.5, 0.5]  # the one at 30 degrees comes first for both
+    assert found["m-m"].pool == 4
+    assert found["i-t"].ranks.reciprocal.tolist() == [1, 1]  # its own title
+    alone = loop.measured({view: vectors[:2] for view, vectors in views.items()}, group[:2], ("m-m",))
+    assert alone["m-m"].ranks.reciprocal.tolist() == [1, 1]
+    assert Validation(np.array([5, 3, 8, 9]), group).asking.tolist() == [5, 3]
+
+
 def nobody() -> Validation:
     return Validation(np.zeros(0, np.int64), np.zeros(0, np.int64))
 

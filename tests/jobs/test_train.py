@@ -25,9 +25,10 @@ from samestyle.release.store import open_store
 from samestyle.settings import Embed
 from samestyle.tables import schemas
 from samestyle.tables.training import check_packaged
-from samestyle.tables.training_data import check_counts, check_photos
+from samestyle.tables.training_data import check_counts, check_photos, validation_rows
 from samestyle.tables.warehouse import Warehouse
-from samestyle.training.loop import Trainer
+from samestyle.training.loop import NONE, Trainer
+from samestyle.training.pairs import Pairs
 from samestyle.training.photos import from_png, to_png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +122,17 @@ def test_a_candidate_comes_out_with_its_card_evaluation_and_report(shop):
     assert {path.suffix for path in shop.folder.iterdir()} == {".json", ".html"}
     encoder = EncoderReference(store, new).load()
     assert encoder.encode(["a mug"], [None])["fused"].shape == (1, 256)
+
+
+def test_weights_are_chosen_among_whole_styles_and_what_a_shop_has_besides():
+    training = Pairs(np.array([0]), np.array([1]), np.array([-5]), np.zeros(1, np.int64))
+    kept = Pairs(np.array([2, 4, 1]), np.array([3, 5, 6]), np.array([-9, 8, 3]), np.zeros(3, np.int64))
+    validation = validation_rows(kept, training, 10, seed=0)
+    assert validation.asking.tolist() == [2, 3, 4, 5, 6]  # 1 is trained on
+    assert validation.group[:5].tolist() == [0, 0, 2, 2, 1]  # groups are numbered anew
+    assert sorted(validation.rows[5:]) == [0, 7, 8, 9]  # in no pair that is kept
+    assert set(validation.group[5:]) == {NONE}
+    assert len(validation_rows(Pairs(*[np.zeros(0, np.int64)] * 4), training, 10, seed=0).rows) == 0
 
 
 @pytest.fixture
