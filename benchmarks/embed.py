@@ -1,5 +1,7 @@
 """How fast the embedding job is, as ratios taken in one run: A B A B, medians, start-up apart.
 
+python -m benchmarks.embed device     one device, without Spark, against a bare loop there; --device cpu, cuda, cuda:1
+python -m benchmarks.embed vectors    how near the vectors of --device and --precision are to those of the CPU
 python -m benchmarks.embed spark      Spark on two cores against a bare loop in two processes, with the real encoder
 python -m benchmarks.embed plumbing   rows a second through the engine into Delta, with a model that does nothing
 python -m benchmarks.embed decode     the decoder against plain Pillow
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
@@ -30,6 +33,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from benchmarks import device
 from benchmarks.workloads import IdentitySource, Row, bare_embedding, cpu_seconds, plumbing
 from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits, decode_image
@@ -46,11 +50,18 @@ Rounds = dict[str, list[dict[str, float]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*BENCHMARKS])
+    parser.add_argument("what", choices=[*BENCHMARKS], nargs="?", default="device")
     parser.add_argument("--work", type=Path, default=ROOT / "data" / "benchmark", help="folder for photos and tables")
     parser.add_argument("--encoder", type=Path, default=ROOT / ".cache" / "encoders" / "unified")
     parser.add_argument("--rows", type=int, help="rows a round (default: 3,000 of spark, 40,000 of plumbing)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--device", default="cpu", help="of `device`: cpu, cuda, cuda:1, or torch, the GPU's code on CPU"
+    )
+    parser.add_argument("--precision", choices=["fp16", "bf16", "fp32"], default="fp16", help="of a GPU")
+    parser.add_argument(
+        "--decodes", type=int, help="of `device`: photos decoded at once (default: 2, on a GPU all cores)"
+    )
     parser.add_argument("--json", type=Path, help="write everything here")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
@@ -62,6 +73,40 @@ def main() -> None:
 
 
 # --- what is measured
+
+
+def device_against_bare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One process on one device. Rows with a photo and a title are read, decoded, encoded; nothing is written."""
+    place = "cpu" if arguments.device in ("cpu", "torch") else "cuda"
+    rows = demo_rows(arguments.work, arguments.rows or (3000 if place == "cpu" else 40_000))
+    decodes = arguments.decodes or (2 if place == "cpu" else os.cpu_count() or 2)
+    model = device.loaded(arguments.encoder, arguments.device, arguments.precision)
+    how = replace(
+        pipeline(arguments.work),
+        device=place,
+        decodes=decodes,
+        fetches=max(16, 2 * decodes),
+        batch_size=32 if place == "cpu" else 256,
+    )
+    ways = {name: partial(on_device, work) for name, work in device.ways(model, how, rows).items()}
+    ways["engine"]()  # threads, pinned memory, kernels
+    rounds = alternate(ways, arguments.rounds)
+    what = f"{len(rows):,} rows, {arguments.encoder.name} on {arguments.device}, {decodes} decoded at once"
+    return told(what, rounds, "bare", "engine: floor .90, goal .95")
+
+
+def vectors_of_device(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How near the vectors of --device, in --precision, are to those that ONNX Runtime gives on the CPU."""
+    rows = demo_rows(arguments.work, arguments.rows or 64)
+    model = device.loaded(arguments.encoder, arguments.device, arguments.precision)
+    found = device.cosines(model, arguments.encoder, DecodeLimits(), rows)
+    for view, (least, median) in found.items():
+        print(f"  {view:<8}cosine at least {least:.6f}, median {median:.6f}", flush=True)
+    return {"what": f"{arguments.device}, {arguments.precision}, {len(rows)} rows", "cosines": found}
+
+
+def on_device(work: Callable[[], int]) -> dict[str, float]:
+    return speed(*device.timed(work))
 
 
 def spark_against_bare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -149,6 +194,8 @@ def scale(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "device": device_against_bare,
+    "vectors": vectors_of_device,
     "spark": spark_against_bare,
     "plumbing": plumbing_rates,
     "decode": decode_speed,

@@ -15,7 +15,6 @@ from samestyle.encoder.contents import batches
 from samestyle.encoder.pipeline import GROUP, Pipeline
 from samestyle.encoder.registry import load_cached
 from samestyle.errors import ImageError
-from udfs.embed import contents_of, outcome_batch
 
 VIEWS = ("image", "text", "fused")
 BATCH = 32
@@ -62,6 +61,7 @@ def plumbing(
     told_memory: Callable[[float], None],
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """For mapInArrow: embed_udf around the identity, photos read and digested but not decoded."""
+    from udfs.embed import contents_of, outcome_batch  # not where benchmarks run without Spark
 
     def embed(record_batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for embedded in pipeline.run(contents_of(record_batches), identity(), count, lambda data: PIXELS):

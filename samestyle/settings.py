@@ -123,8 +123,17 @@ class EncoderSettings(Section):
     """The encoder, and how it is run."""
 
     path: str | None = Field(None, description="Folder of an exported encoder; default: the one that set-up exported.")
-    batch_size: int = Field(32, ge=1, description="Images or titles a forward pass.")
-    threads: int = Field(1, ge=1, description="Threads a worker; one a core in use is fastest.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where nights embed: cpu; cuda, a GPU a task; auto: cuda where Spark has GPUs for executors.",
+    )
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        "fp16", description="Of a GPU. fp16 is close to a CPU's vectors; bf16 is not, but never overflows."
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="Images or titles a forward pass; default: 32, on a GPU 256."
+    )
+    threads: int = Field(1, ge=1, description="Threads a worker on CPUs; one a core in use is fastest.")
 
 
 class Images(Section):
@@ -152,9 +161,19 @@ class Embed(Section):
     """The embedding job."""
 
     wave_rows: int = Field(50_000, ge=1, description="Contents committed together; a killed run loses at most these.")
-    task_rows: int = Field(500, ge=1, description="Contents a Spark task.")
-    fetch_threads: int = Field(16, ge=1, description="Photos that a worker fetches at once.")
-    decode_threads: int = Field(2, ge=1, description="Photos that a worker decodes at once.")
+    task_rows: int | None = Field(None, ge=1, description="Contents a Spark task; default: 500, on a GPU 10,000.")
+    task_gpus: float = Field(
+        1.0, gt=0, le=1, description="GPUs that a task asks Spark for; with 0.5 two tasks share one."
+    )
+    task_cores: int | None = Field(
+        None, ge=1, description="Cores that a task on a GPU asks for; default: its share of spark.executor.cores."
+    )
+    fetch_threads: int = Field(
+        16, ge=1, description="Photos that a worker fetches at once; on a GPU at least two for each that is decoded."
+    )
+    decode_threads: int | None = Field(
+        None, ge=1, description="Photos that a worker decodes at once; default: 2, on a GPU as many as it has cores."
+    )
     max_title_chars: int = Field(512, ge=1, description="Titles are cut to this many characters.")
     backoff_hours: float = Field(
         12.0,

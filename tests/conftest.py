@@ -4,6 +4,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from object_store import ObjectStore, serve_objects
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+SPARK = find_spec("pyspark") is not None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """A machine with a GPU may have neither Spark nor Java: there, files without a test for GPUs are not imported."""
+    if SPARK or not collection_path.match("test_*.py"):
+        return None
+    return "pytest.mark.gpu" not in collection_path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pyspark.sql.functions import pandas_udf
 from samestyle.catalogue.decoder import supervised_decoder
 from samestyle.encoder.contents import Content, Decode, Outcome, batches
 from samestyle.encoder.pipeline import Count, Embedded, Model, Pipeline, in_order
+from samestyle.errors import UsageError
 from samestyle.tables.schemas import CONTENT, CONTENT_KEYS, OUTCOME
 
 TOLD = ("image_digest", "outcome", "reason", "detail", "transient")
@@ -25,6 +26,8 @@ class EncoderSource(Protocol):
 
     def load(self, threads: int = 1) -> Model: ...
 
+    def load_on(self, device: str, precision: str) -> Model: ...
+
 
 def embed_udf(
     encoder: EncoderSource, pipeline: Pipeline, count: Count
@@ -35,7 +38,7 @@ def embed_udf(
     """
 
     def embed(record_batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        model = encoder.load(pipeline.threads)
+        model = loaded(encoder, pipeline)
         with task_decoder(pipeline, model.image_size) as decode:
             for embedded in pipeline.run(contents_of(record_batches), model, count, decode):
                 yield outcome_batch(embedded)
@@ -48,7 +51,7 @@ def column_udf(encoder: EncoderSource, pipeline: Pipeline) -> Any:
 
     @pandas_udf(f"struct<{as_struct(OUTCOME)}>")  # type: ignore[call-overload]
     def embed(columns: Iterator[Columns]) -> Iterator[pd.DataFrame]:
-        model = encoder.load(pipeline.threads)
+        model = loaded(encoder, pipeline)
         with task_decoder(pipeline, model.image_size) as decode:
             embedded = pipeline.run(contents_in_order(columns), model, None, decode)
             for rows in batches(in_order(numbered_rows(embedded)), pipeline.batch_size):
@@ -71,6 +74,26 @@ def embed_column(title: Column, image: Column, encoder: EncoderSource | None = N
     settings = settings or load_settings()
     embed = column_udf(encoder or encoder_in_use(settings), pipeline_of(settings))
     return embed(normalised_title(title, settings.embed.max_title_chars), image)
+
+
+def loaded(encoder: EncoderSource, pipeline: Pipeline) -> Model:
+    """The model, on the CPU or on this task's GPU. CUDA begins here, in the worker: it does not survive a fork."""
+    if pipeline.device == "cpu":
+        return encoder.load(pipeline.threads)
+    return encoder.load_on(task_gpu(), pipeline.precision)
+
+
+def task_gpu() -> str:
+    """The device that Spark gave this task; where it hands out none, task i has the i-th that CUDA shows.
+
+    Raises UsageError for an address that is no number: conf/spark/gpus.sh prints what CUDA counts.
+    """
+    context = TaskContext.get()
+    given = context.resources().get("gpu") if context else None
+    address = given.addresses[0] if given else str(context.partitionId() if context else 0)
+    if not address.isdecimal():
+        raise UsageError(f"Spark gave this task the GPU {address!r}, expected a number: conf/spark/gpus.sh prints them")
+    return f"cuda:{address}"
 
 
 def task_decoder(pipeline: Pipeline, size: int) -> AbstractContextManager[Decode | None]:

@@ -9,7 +9,7 @@ from typing import Any
 from samestyle.encoder.card import Card
 from samestyle.encoder.files import MANIFEST, EncoderFiles, identity_digest, write_manifest
 from samestyle.encoder.golden import write_golden
-from samestyle.encoder.joins import VIEWS
+from samestyle.encoder.preprocessing import VIEWS
 from samestyle.encoder.runtime import Encoder
 from samestyle.errors import SamestyleError, UsageError
 

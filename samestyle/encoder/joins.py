@@ -10,7 +10,6 @@ from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.graphs import Graph
 from samestyle.errors import IntegrityError
 
-VIEWS = ("image", "text", "fused")
 # Rows a run of the fusion: more are no faster on one thread.
 BATCH = 32
 
@@ -82,12 +81,18 @@ def load_join(files: EncoderFiles, image: Graph, text: Graph, threads: int = 1) 
 
 def joined(features: Features, join: Join, views: Sequence[str]) -> dict[str, np.ndarray]:
     """{view: (n, dim)}, zero where a view's modality is missing; the fused vector of a lone modality is that view's."""
-    has = {"image": features.has_image, "text": features.has_text}
-    both = has["image"] & has["text"]
-    passes = {side: has[side] & (~both | (side in views)) for side in has} | {"fused": both & ("fused" in views)}
-    vectors = {view: _passed(features, join, view, rows) for view, rows in passes.items()}
-    vectors["fused"] = np.where(both[:, None], vectors["fused"], vectors["image"] + vectors["text"])
+    has = features.has_image, features.has_text
+    vectors = {view: _passed(features, join, view, rows) for view, rows in passes(*has, views).items()}
+    alone = np.logical_xor(*has)[:, None]
+    vectors["fused"] = np.where(alone, vectors["image"] + vectors["text"], vectors["fused"])
     return {view: vectors[view] for view in views}
+
+
+def passes(has_image: np.ndarray, has_text: np.ndarray, views: Sequence[str]) -> dict[str, np.ndarray]:
+    """{view: (n,) bool}: which rows go through the join as which view. A lone side always does: it is the fused one."""
+    both = has_image & has_text
+    has = {"image": has_image, "text": has_text}
+    return {side: has[side] & (~both | (side in views)) for side in has} | {"fused": both & ("fused" in views)}
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

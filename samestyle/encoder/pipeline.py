@@ -1,6 +1,6 @@
 """What one worker does with contents: photos are fetched and decoded while others are encoded and written.
 
-    contents -> fetch, decode (threads) -> groups -> forward (one thread) -> the caller, who writes
+    contents -> fetch, decode (threads) -> groups -> forward (one thread, on a GPU two) -> the caller, who writes
 
 The caller's thread moves rows from one stage to the next, and each stage has a bounded number of them under way, so
 that a slow one holds up those before it and memory does not grow. Threads, because the libraries that do the work
@@ -29,8 +29,8 @@ STAGES = ("read", "fetch", "decode", "forward", "write")
 GROUP = 4
 # Rows that a thread takes at once: handing over one at a time costs more than reading a small file.
 HANDFUL = 4
-# Groups at the encoder: the one it works on, and the next.
-AT_ENCODER = 2
+# Threads at the encoder: on a GPU the second one prepares its group and sends it while the first one's is computed.
+FORWARDS = {"cpu": 1, "cuda": 2}
 THUMBNAIL = 240  # pixels a side
 
 Item = TypeVar("Item")
@@ -110,8 +110,10 @@ class Pipeline:
     fetches     photos on their way at once; each may hold policy.max_bytes
     decodes     photos decoded at once; DecodeLimits says what each may take
     batch_size  rows a forward pass
-    threads     of ONNX Runtime
+    threads     of ONNX Runtime, on the CPU
     thumbnails  whether outcomes get one
+    device      `cpu`, or `cuda` for a GPU of the worker's
+    precision   fp16, bf16 or fp32: of a GPU; the CPU has fp32
     """
 
     policy: FetchPolicy
@@ -121,6 +123,8 @@ class Pipeline:
     batch_size: int = 32
     threads: int = 1
     thumbnails: bool = False
+    device: str = "cpu"
+    precision: str = "fp16"
 
     def run(
         self, contents: Iterable[Content], model: Model, count: Count | None = None, decode: Decode | None = None
@@ -131,17 +135,18 @@ class Pipeline:
         iterator ends all threads; so does an error, which is raised here: SamestyleError of `decode`, what iterating
         over `contents` raises, what the model raises for every row of a group.
         """
-        busy, size = Busy(), GROUP * self.batch_size
+        busy, size, forwards = Busy(), GROUP * self.batch_size, FORWARDS[self.device]
         decode = decode or partial(decode_image, limits=self.limits, size=model.image_size)
         prepare = partial(
             prepare_timed, fetch=self._fetch(busy), decode=self._decode(decode, busy), shrink=self._shrink()
         )
-        forward = partial(encode_timed, model=model, batch_size=self.batch_size, busy=busy)
-        with pool(self.fetches, "fetch") as fetchers, pool(1, "forward") as encoder:
+        forward = partial(encode_timed, model=model, batch_size=self.batch_size, busy=busy, places=forwards)
+        with pool(self.fetches, "fetch") as fetchers, pool(forwards, "forward") as encoder:
             # Enough for a whole group to become ready while another one is encoded.
             handfuls = batches(busy.reading(contents), HANDFUL)
             ready = chain.from_iterable(finished(prepare, handfuls, fetchers, size // HANDFUL + self.fetches))
-            for embedded in finished(forward, batches(ready, size), encoder, AT_ENCODER):
+            # At the encoder are those that it works on, and the next one.
+            for embedded in finished(forward, batches(ready, size), encoder, forwards + 1):
                 with busy.timed("write"):
                     yield embedded
                 if count:
@@ -178,8 +183,10 @@ def prepare_timed(
     return list(zip(contents, outcomes, strict=True))
 
 
-def encode_timed(rows: list[tuple[Content, Outcome]], model: Model, batch_size: int, busy: Busy) -> Embedded:
-    with busy.timed("forward"):
+def encode_timed(
+    rows: list[tuple[Content, Outcome]], model: Model, batch_size: int, busy: Busy, places: int
+) -> Embedded:
+    with busy.timed("forward", places):
         contents, outcomes = (list(part) for part in zip(*rows, strict=True))
         return Embedded(contents, outcomes, encode(contents, outcomes, model, batch_size))
 

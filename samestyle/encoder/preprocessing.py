@@ -8,6 +8,8 @@ from tokenizers import Tokenizer
 
 from samestyle.errors import UsageError
 
+VIEWS = ("image", "text", "fused")
+
 
 def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
     """A tokenizer that cuts at `max_tokens`, special ones included, and leaves padding to `token_batches`."""
@@ -42,6 +44,25 @@ def image_batches(images: Sequence[np.ndarray], batch_size: int) -> Iterator[tup
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         yield np.arange(start, start + len(part)), np.stack(part)
+
+
+def present(values: Sequence[object]) -> np.ndarray:
+    """(present,) int64: the positions of what is not None."""
+    return np.array([row for row, value in enumerate(values) if value is not None], np.int64)
+
+
+def wanted_inputs(
+    titles: Sequence[str | None], images: Sequence[np.ndarray | None], views: Sequence[str], size: int
+) -> tuple[Sequence[str | None], Sequence[np.ndarray | None]]:
+    """The same without the side that none of the views shows. Raises UsageError for an unknown view, and as below."""
+    unknown = sorted(set(views) - set(VIEWS))
+    if unknown:
+        raise UsageError(f"unknown view {', '.join(unknown)}: choose from {', '.join(VIEWS)}")
+    check_inputs(titles, images, size)
+    return (
+        titles if {"text", "fused"} & set(views) else [None] * len(titles),
+        images if {"image", "fused"} & set(views) else [None] * len(images),
+    )
 
 
 def check_inputs(titles: Sequence[str | None], images: Sequence[np.ndarray | None], size: int) -> None:

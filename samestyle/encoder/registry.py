@@ -23,6 +23,7 @@ from samestyle.errors import IntegrityError, SamestyleError, UsageError
 from samestyle.release.store import Store, check_key
 
 if TYPE_CHECKING:
+    from samestyle.encoder.device import DeviceEncoder
     from samestyle.encoder.runtime import Encoder
 
 CURRENT = "encoders/current"
@@ -41,6 +42,10 @@ class EncoderReference:
         """Raises IntegrityError where the files are not what they were when the encoder was registered."""
         return load_cached(str(local_copy(self.store, self.encoder_id)), threads)
 
+    def load_on(self, device: str, precision: str) -> "DeviceEncoder":
+        """The same on a GPU, as DeviceEncoder.load has them; raises what it raises too."""
+        return load_on_device(str(local_copy(self.store, self.encoder_id)), device, precision)
+
 
 @dataclass(frozen=True)
 class EncoderFolder:
@@ -52,6 +57,10 @@ class EncoderFolder:
         """Raises UsageError and IntegrityError as Encoder.load does."""
         return load_cached(str(self.folder), threads)
 
+    def load_on(self, device: str, precision: str) -> "DeviceEncoder":
+        """The same on a GPU, as DeviceEncoder.load has them; raises what it raises too."""
+        return load_on_device(str(self.folder), device, precision)
+
 
 @lru_cache(maxsize=2)
 def load_cached(folder: str, threads: int = 1) -> "Encoder":
@@ -62,6 +71,19 @@ def load_cached(folder: str, threads: int = 1) -> "Encoder":
     from samestyle.encoder.runtime import Encoder  # the console script looks at encoders without ONNX Runtime
 
     return Encoder.load(Path(folder), threads)
+
+
+@lru_cache(maxsize=1)
+def load_on_device(folder: str, device: str, precision: str) -> "DeviceEncoder":
+    """The same on a device. Of one only: a worker that is given another GPU lets go of the one before."""
+    try:
+        from samestyle.encoder.device import DeviceEncoder  # torch, which only workers with a GPU need
+    except ImportError as error:
+        raise UsageError(
+            f"encoding on {device} needs torch, onnx and safetensors, and {error}: install the extra samestyle[gpu] "
+            "for the workers, or set encoder.device=cpu"
+        ) from error
+    return DeviceEncoder.load(Path(folder), device, precision)
 
 
 def encoder_key(encoder_id: str, name: str = MANIFEST) -> str:

@@ -10,8 +10,8 @@ from samestyle.encoder.features import Features
 from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.golden import check_golden
 from samestyle.encoder.graphs import Graph
-from samestyle.encoder.joins import VIEWS, Concatenation, Join, joined, load_join
-from samestyle.encoder.preprocessing import check_inputs, load_tokenizer
+from samestyle.encoder.joins import Concatenation, Join, joined, load_join
+from samestyle.encoder.preprocessing import VIEWS, check_inputs, load_tokenizer, present, wanted_inputs
 from samestyle.errors import UsageError
 
 # Photos a run of the graph: more fall out of the processor's cache (32: a fifth slower, 350 MB more).
@@ -68,14 +68,7 @@ class Encoder:
 
         Raises UsageError for an unknown view, a row with neither, lists of unequal length, a wrong image.
         """
-        unknown = sorted(set(views) - set(VIEWS))
-        if unknown:
-            raise UsageError(f"unknown view {', '.join(unknown)}: choose from {', '.join(VIEWS)}")
-        check_inputs(titles, images, self.image_size)
-        if not {"image", "fused"} & set(views):
-            images = [None] * len(images)
-        if not {"text", "fused"} & set(views):
-            titles = [None] * len(titles)
+        titles, images = wanted_inputs(titles, images, views, self.image_size)
         parts = []
         for start in range(0, max(1, len(titles)), ROWS):
             rows = slice(start, start + ROWS)
@@ -102,8 +95,3 @@ class Encoder:
         image = self._image.images(photos, min(batch_size, IMAGE_BATCH))
         text = self._text.titles(words, self._tokenizer, batch_size)
         return Features(*image.spread(present(images), len(images)), *text.spread(present(titles), len(titles)))
-
-
-def present(values: Sequence[object]) -> np.ndarray:
-    """(present,) int64: the positions of what is not None."""
-    return np.array([row for row, value in enumerate(values) if value is not None], np.int64)

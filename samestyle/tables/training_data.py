@@ -23,8 +23,10 @@ from samestyle.settings import Embed, Settings, Train
 from samestyle.tables.changes import distinct_contents, with_contents, with_duplicates
 from samestyle.tables.counter import Counter
 from samestyle.tables.io import only_row
+from samestyle.tables.placement import Placement
 from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.source import read_catalogue
+from samestyle.tables.waves import tasks_of
 from samestyle.tables.workshop import Workshop
 from samestyle.training.cache import FEATURE_COLUMNS, PHOTO_COLUMNS, Widths, ddl, pack_features, pack_photos
 from samestyle.training.folder import TrainingFolder
@@ -293,7 +295,7 @@ def write_waves(
     """The Parquet files of all waves; one that an interrupted run has finished is not made again."""
     embed = workshop.settings.embed
     waves = math.ceil(total / embed.wave_rows)
-    tasks = max(2, math.ceil(total / waves / embed.task_rows))
+    tasks = tasks_of(total / waves, embed, Placement())
     for wave in range(waves):
         workshop.lease.check()
         target = folder / f"wave-{wave:05d}-of-{waves:05d}"

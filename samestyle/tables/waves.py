@@ -22,6 +22,7 @@ from samestyle.settings import Embed, Settings
 from samestyle.tables.counter import Counter
 from samestyle.tables.io import Table, only_row
 from samestyle.tables.job import exported_encoder
+from samestyle.tables.placement import BATCH_SIZE, DECODES, TASK_ROWS, Placement, placement
 from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.schemas import ATTEMPT, CONTENT
 from samestyle.tables.warehouse import Warehouse
@@ -48,7 +49,8 @@ def embed_waves(todo: DataFrame, by: Embedding, make_udf: Callable[..., Any]) ->
     limits, table = by.settings.embed, by.warehouse.embeddings
     keys = {"encoder_id": by.encoder.encoder_id, "run_id": by.run.run_id}
     counter, started = Counter(todo.sparkSession.sparkContext, STAGES), time.monotonic()
-    pipeline = replace(pipeline_of(by.settings), thumbnails=by.settings.release.display)
+    place = placement(todo.sparkSession, by.settings)
+    pipeline = replace(pipeline_of(by.settings, place), thumbnails=by.settings.release.display)
     embed = make_udf(by.encoder, pipeline, counter.add)
     total = todo.count()
     waves = math.ceil(total / limits.wave_rows)
@@ -57,20 +59,37 @@ def embed_waves(todo: DataFrame, by: Embedding, make_udf: Callable[..., Any]) ->
             by.lease.check()
             rows = todo.where(F.pmod(F.xxhash64("content_key"), F.lit(waves)) == wave) if waves > 1 else todo
             at = datetime.now(UTC)
-            tasks = max(2, math.ceil(total / waves / limits.task_rows))
+            tasks = tasks_of(total / waves, limits, place)
             # Without this, adaptive execution packs the rows after the join, and the UDF with them, into one task.
             contents = rows.repartition(tasks).select(*CONTENT)
-            table.append(attempt_rows(contents.mapInArrow(embed, ATTEMPT), keys, at))
+            attempts = contents.mapInArrow(embed, ATTEMPT, profile=place.profile)
+            table.append(attempt_rows(attempts, keys, at))
             check_transient(table, keys, at, limits)
     by.run.write("throughput", throughput(total, time.monotonic() - started, counter))
     return total
 
 
-def pipeline_of(settings: Settings) -> Pipeline:
-    """What workers may fetch and decode, and how much of it at once."""
+def tasks_of(rows: float, limits: Embed, place: Placement) -> int:
+    """How many tasks a wave of so many rows is cut into."""
+    wanted = max(2, math.ceil(rows / (limits.task_rows or TASK_ROWS[place.device])))
+    return min(wanted, place.most_tasks or wanted)
+
+
+def pipeline_of(settings: Settings, place: Placement = Placement()) -> Pipeline:  # noqa: B008
+    """What workers may fetch and decode, how much of it at once, and where they encode."""
     how, at_once = settings.encoder, settings.embed
-    policy, limits = fetch_policy(settings), decode_limits(settings)
-    return Pipeline(policy, limits, at_once.fetch_threads, at_once.decode_threads, how.batch_size, how.threads)
+    decodes = at_once.decode_threads or (place.cores if place.device == "cuda" else DECODES)
+    fetches = max(at_once.fetch_threads, 2 * decodes if place.device == "cuda" else 1)
+    return Pipeline(
+        fetch_policy(settings),
+        decode_limits(settings),
+        fetches,
+        decodes,
+        how.batch_size or BATCH_SIZE[place.device],
+        how.threads,
+        device=place.device,
+        precision=how.precision,
+    )
 
 
 def encoder_in_use(settings: Settings) -> EncoderReference | EncoderFolder:

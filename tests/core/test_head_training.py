@@ -13,7 +13,8 @@ from samestyle.encoder.features import Features as Encoded
 from samestyle.encoder.features import Side
 from samestyle.encoder.fusion import Fusion, FusionShape
 from samestyle.encoder.head import Head, HeadedSum, save_head
-from samestyle.encoder.joins import VIEWS, joined
+from samestyle.encoder.joins import joined
+from samestyle.encoder.preprocessing import VIEWS
 from samestyle.encoder.weights import save_fusion
 from samestyle.errors import IntegrityError
 from samestyle.settings import Losses, Train
