@@ -162,6 +162,8 @@ def squeeze(attributes: Attributes, x: Tensor, axes: Tensor | None = None) -> Te
 
 
 def gather(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
+    if x.device.type == "cpu":  # the other way round torch moves the indices itself
+        x = x.to(indices.device)
     return x[(slice(None),) * (attributes.get("axis", 0) % x.ndim) + (indices,)]
 
 

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from samestyle.encoder.batching import PATIENCE, BatchSize
 from samestyle.encoder.device import DeviceEncoder, in_pieces
 from samestyle.encoder.dual_stream import export_dual_stream
+from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.head import Head, save_head
 from samestyle.encoder.preprocessing import VIEWS
 from samestyle.encoder.registry import EncoderFolder
@@ -73,6 +74,19 @@ def test_vectors_are_those_of_onnx_runtime(folder: Path) -> None:
             assert found[view].dtype == np.float32
             np.testing.assert_allclose(found[view], expected[view], atol=2e-6)
             np.testing.assert_array_equal(found[view].any(axis=1), expected[view].any(axis=1))
+
+
+def test_no_step_asks_the_device_for_a_number_or_mixes_devices(folder: Path) -> None:
+    """torch's device `meta` holds no numbers at all: whoever asks for one, or adds what lies elsewhere, fails."""
+    size = EncoderFiles.open(folder).manifest["identity"]["preprocessing"]["image"]["size"]
+    photos = torch.empty(5, size, size, 3, dtype=torch.uint8, device="meta")
+    tokens = torch.empty(5, 9, dtype=torch.int64, device="meta")
+    for side in ("image", "text"):
+        graph = TorchGraph(folder / f"{side}.onnx").to("meta")
+        with torch.inference_mode():
+            found = graph(photos) if side == "image" else graph(tokens, tokens)
+        assert [output.device.type for output in found] == ["meta"] * len(found)
+        assert [output.shape[-1] for output in found] == graph.widths
 
 
 def test_rows_of_one_side_alone_and_no_rows(small: Path) -> None:
