@@ -14,15 +14,15 @@ from udfs.search import candidate_finder, recall_measurer, vector_sampler
 
 def run(spark: SparkSession, night: Night) -> None:
     records = night.run.required("build_index")["indexes"]
-    curves = measure_recall(night, records, vector_sampler, recall_measurer)
-    measured = [measured_index(night.settings, *pair) for pair in zip(records, curves, strict=True)]
+    measurements = measure_recall(night, records, vector_sampler, recall_measurer)
+    measured = [measured_index(night.settings, *pair) for pair in zip(records, measurements, strict=True)]
     for index in measured:
         recall, ef = index["recall"], index["ef_search"]
         say(f"recall@{recall['k']} of {index['module']}/{index['view']}: {recall['value']:.4f} at ef {ef}")
     styles = {view: asdict(share) for view, share in style_recall(night, records, candidate_finder).items()}
     night.run.write("evaluate_index", {"indexes": measured, "style_recall": styles})
     table = night.warehouse.evaluations
-    rows = spark.createDataFrame(evaluation_rows(night, measured, styles), table.schema)
+    rows = spark.createDataFrame(evaluation_rows(night, records, measured, styles), table.schema)
     night.lease.check()
     table.replace(rows, "run_id", night.run.run_id)
 

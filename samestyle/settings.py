@@ -255,7 +255,12 @@ class EvaluationPairs(Section):
 class Evaluation(Section):
     """How a build and an encoder are measured."""
 
-    queries: int = Field(500, ge=1, description="Sampled queries a module and view.")
+    queries: int = Field(
+        500,
+        ge=1,
+        description="Queries a module and view, or a set of evaluate_encoder. Of an index up to a third each are "
+        "clicked items and contents that it does not hold, the others its own vectors, moved.",
+    )
     k: int = Field(10, ge=1, description="recall@k.")
     perturbation: float = Field(
         0.2, ge=0, description="Length of the random step that moves a query away from the indexed vector."
@@ -368,7 +373,9 @@ class Preflight(Section):
 class Gate(Section):
     """Limits that a release must keep; a release beyond one of them is not published."""
 
-    recall_min: float = Field(0.9, ge=0, le=1, description="Lowest recall@k, by the interval's lower bound.")
+    recall_min: float = Field(
+        0.9, ge=0, le=1, description="Lowest recall@k: the whole's lower bound, a shard's or slice's upper."
+    )
     orphans_max: int = Field(0, ge=0, description="Vectors that their own search finds neither itself nor an equal.")
     items_min: int = Field(1, ge=0, description="Fewest items of the search module, or of the first one.")
     shrink_max: float = Field(0.3, ge=0, le=1, description="Largest share by which a module may shrink.")

@@ -2,13 +2,17 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from samestyle.evaluation.recall import EXACT
+from samestyle.evaluation.queries import Queries
+from samestyle.evaluation.recall import EXACT, recalls
 from samestyle.index.shard import OpenShard, open_shard
 from samestyle.release.manifest import PlacedShard
 from samestyle.release.store import Store
@@ -21,10 +25,14 @@ CANDIDATE = pa.schema(
 )
 
 
-def vector_sampler(shards: Sequence[PlacedShard], store: Store, sample: int, seed: int) -> ArrowFunction:
+def vector_sampler(
+    shards: Sequence[PlacedShard], store: Store, sample: int, seeds: dict[int, int], keys: dict[int, list[str]]
+) -> ArrowFunction:
     """For mapInArrow over rows of shard numbers: about `sample` vectors an index, each shard giving its share.
 
     Small shards give a vector several times over: a small index is measured with as many queries as a large one.
+    seeds, keys: by index. Yields (index, node_key, category, vector); of `keys` those that a shard holds as well,
+    without a vector.
     """
     totals: dict[int, int] = {}
     for one in shards:
@@ -33,29 +41,33 @@ def vector_sampler(shards: Sequence[PlacedShard], store: Store, sample: int, see
     def draw(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for number, index, opened in opened_shards(batches, shards, store):
             share = -(-sample * len(opened.living) // totals[index])
-            labels = np.random.default_rng([seed, number]).choice(opened.living, size=share)
-            vectors = list(opened.vectors(labels))
-            yield pa.RecordBatch.from_arrays(
-                [constant(index, share), pa.array(vectors, pa.list_(pa.float32()))], names=["index", "vector"]
-            )
+            draws = np.random.default_rng([seeds[index], shards[number].shard.shard])
+            labels = draws.choice(opened.living, size=share)
+            rows = opened.items.select(["node_key", "category"]).take(pa.array(opened.first_row[labels]))
+            yield sampled_batch(index, rows["node_key"], rows["category"], list(opened.vectors(labels)))
+            known = opened.items["node_key"]
+            held = known.filter(pc.is_in(known, pa.array(keys[index], pa.string()))).unique()
+            yield sampled_batch(index, held, pa.nulls(len(held)), [None] * len(held))
 
     return draw
 
 
 def recall_measurer(
-    shards: Sequence[PlacedShard], store: Store, queries: dict[int, np.ndarray], k: int, efs: tuple[int, ...]
+    shards: Sequence[PlacedShard], store: Store, queries: dict[int, Queries], k: int, efs: tuple[int, ...]
 ) -> ArrowFunction:
     """For mapInArrow over rows of shard numbers: every shard's k best scores a query, exact (EXACT) and at each ef.
 
-    queries: index -> (queries, dim) float32, sampled and few, so that they travel in the closure.
+    queries: by index, sampled and few, so that they travel in the closure. Yields (shard, index, query, ef, scores,
+    recall), the recall of this shard's own k best.
     """
 
     def measure(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for _, index, opened in opened_shards(batches, shards, store):
-            asked = queries[index]
-            yield scores_batch(index, EXACT, opened.search_exactly(asked, k)[1])
+        for number, index, opened in opened_shards(batches, shards, store):
+            exact = queries[index].scores(opened.search_exactly, k)
+            yield scores_batch(number, index, EXACT, exact, exact)
             for ef in efs:
-                yield scores_batch(index, ef, opened.search(asked, k, ef)[1])
+                found = queries[index].scores(partial(opened.search, ef=ef), k)
+                yield scores_batch(number, index, ef, found, exact)
 
     return measure
 
@@ -105,15 +117,30 @@ def constant(value: int, rows: int) -> pa.Array:
     return pa.array(np.full(rows, value), pa.int32())
 
 
-def scores_batch(index: int, ef: int, scores: np.ndarray) -> pa.RecordBatch:
+def sampled_batch(index: int, keys: Any, categories: Any, vectors: list[Any]) -> pa.RecordBatch:
+    """keys, categories: Arrow arrays, as long as `vectors`."""
+    return pa.RecordBatch.from_pydict(
+        {
+            "index": constant(index, len(vectors)),
+            "node_key": pa.array(keys.to_pylist(), pa.string()),
+            "category": pa.array(categories.to_pylist(), pa.string()),
+            "vector": pa.array(vectors, pa.list_(pa.float32())),
+        }
+    )
+
+
+def scores_batch(shard: int, index: int, ef: int, scores: np.ndarray, exact: np.ndarray) -> pa.RecordBatch:
     rows = len(scores)
-    columns = [
-        constant(index, rows),
-        pa.array(np.arange(rows), pa.int32()),
-        constant(ef, rows),
-        pa.array(list(scores), pa.list_(pa.float32())),
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=["index", "query", "ef", "scores"])
+    return pa.RecordBatch.from_pydict(
+        {
+            "shard": constant(shard, rows),
+            "index": constant(index, rows),
+            "query": pa.array(np.arange(rows), pa.int32()),
+            "ef": constant(ef, rows),
+            "scores": pa.array(list(scores), pa.list_(pa.float32())),
+            "recall": pa.array(recalls(scores, exact)),
+        }
+    )
 
 
 def candidates_batch(

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from samestyle.errors import IntegrityError, SamestyleError
-from samestyle.index.health import find_orphans, repair_orphans
+from samestyle.index.health import find_orphans, graph_health, repair_orphans
 from samestyle.index.items import check_count, write_items
-from samestyle.index.nodes import SPACE, GraphParameters
+from samestyle.index.nodes import SPACE, GraphHealth, GraphParameters
 
 
 class VectorError(SamestyleError):
@@ -29,6 +29,7 @@ class BuiltShard:
     orphans_found: int
     orphans: int
     insertion_digest: str
+    health: GraphHealth
 
 
 def build_shard(
@@ -54,7 +55,8 @@ def build_shard(
     size, sample = index.index_file_size(), sample_of(index)
     del index  # it would stay in memory beside the file that is opened for comparison
     check_written(graph_path, size, sample, nodes)
-    return BuiltShard(nodes, counts.items, len(found), len(left), digest.hexdigest())
+    health = graph_health(graph_path)
+    return BuiltShard(nodes, counts.items, len(found), len(left), digest.hexdigest(), health)
 
 
 def inserted(

@@ -16,6 +16,19 @@ PROCESS = 180 * 2**20
 
 
 @dataclass(frozen=True)
+class GraphHealth:
+    """How the lowest level of a graph hangs together, which holds all nodes.
+
+    degrees: links of a node, the quantiles 0, .05, .5, .95 and 1. unlinked: nodes that no other one links to.
+    reachable: share of the nodes that can be walked to from the entry point along this level's links.
+    """
+
+    degrees: tuple[int, ...]
+    unlinked: int
+    reachable: float
+
+
+@dataclass(frozen=True)
 class GraphParameters:
     """How a graph is built. `dim` floats a vector, `m` links a node, `ef_construction` candidates at insertion."""
 

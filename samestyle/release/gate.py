@@ -54,6 +54,38 @@ def recall(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Itera
         )
 
 
+def shard_recall(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    """The upper bound: of a thousand shards, the lower bound of some would refuse by chance."""
+    for index in manifest.indexes:
+        measured = {shard.shard: shard.recall_high for shard in index.shards if shard.recall_high is not None}
+        if measured:
+            worst = min(measured, key=lambda number: (measured[number], number))
+            yield at_least(
+                f"shards {name(index)}",
+                measured[worst],
+                limits.recall_min,
+                f"of {len(measured)} shards of {name(index)} shard {worst} finds least, and the upper bound of its "
+                f"recall@{index.recall.k}",
+                "its graph is damaged or torn: `samestyle releases verify`, then build the module anew by another "
+                "index.seed",
+            )
+
+
+def slice_recall(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
+    """The upper bound, as of shards."""
+    for index in manifest.indexes:
+        if index.recall_slices:
+            worst = min(index.recall_slices, key=lambda part: (part.high, part.name))
+            yield at_least(
+                f"slices {name(index)}",
+                worst.high,
+                limits.recall_min,
+                f"of {len(index.recall_slices)} slices of {name(index)} {worst.by} {worst.name!r} is found least, and "
+                f"the upper bound of its recall@{index.recall.k}",
+                "raise m, ef_construction or recall_target of the module and build again",
+            )
+
+
 def orphans(manifest: Manifest, parent: Manifest | None, limits: "Gate") -> Iterator[GateResult]:
     for index in manifest.indexes:
         yield at_most(
@@ -250,6 +282,8 @@ def shard_balance(manifest: Manifest, parent: Manifest | None, limits: "Gate") -
 
 RULES: tuple[Rule, ...] = (
     recall,
+    shard_recall,
+    slice_recall,
     orphans,
     enough_items,
     shrinkage,

@@ -6,12 +6,12 @@ import json
 import math
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from samestyle.errors import IntegrityError, UsageError
-from samestyle.index.nodes import SPACE
+from samestyle.index.nodes import SPACE, GraphHealth
 from samestyle.release.store import SHA256, ObjectRef, check_key
 
 FORMAT_VERSION = 1
@@ -68,10 +68,28 @@ class Recall:
 
 @dataclass(frozen=True)
 class RecallPoint:
-    """recall@k measured at one ef_search."""
+    """recall@k measured at one ef_search, with its 95 % interval; null in releases of former versions."""
 
     ef: int
     recall: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class RecallSlice:
+    """recall@k at the chosen ef_search for some of an index's queries.
+
+    by: what `name` is, `queries` for one of their kinds, `category` for a category or one that others are below of.
+    low, high: 95 % intervals that hold for all slices of the index together.
+    """
+
+    by: str
+    name: str
+    value: float
+    low: float
+    high: float
+    queries: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,9 @@ class Shard:
     shard: its number, which it keeps as long as its graph; a later one is larger. key: the category of a module with
     shard_by. dead_share: nodes without a living item / nodes. frozen: it is full, nothing is added to it any more.
     insertion_digest: sha256 over labels and vectors in the order of insertion. orphans: vectors that their
-    own search does not find. recall: measured on this shard alone.
+    own search does not find; orphans_found: before they were linked again. health: how the graph hangs together.
+    recall: measured on this shard alone, the mean over the index's queries at its ef_search; recall_low, recall_high:
+    95 % intervals that hold for all shards of the index together. Null in releases of former versions.
     """
 
     shard: int
@@ -132,6 +152,10 @@ class Shard:
     insertion_digest: str
     orphans: int
     recall: float | None = None
+    recall_low: float | None = None
+    recall_high: float | None = None
+    orphans_found: int | None = None
+    health: GraphHealth | None = None
 
     def __post_init__(self) -> None:
         require(self.shard >= 0, "shard", self.shard, "0 or more")
@@ -144,6 +168,12 @@ class Shard:
     def living(self) -> int:
         """Nodes with a living item."""
         return round(self.nodes * (1 - self.dead_share))
+
+
+def data_digest(shards: Iterable[Shard]) -> str:
+    """sha256 over what decides the true neighbours: each shard's vectors, and which of them have a living item."""
+    facts = sorted((shard.shard, shard.insertion_digest, shard.items_file.sha256) for shard in shards)
+    return digest(json.dumps(facts).encode())
 
 
 @dataclass(frozen=True)
@@ -160,7 +190,8 @@ class Index:
     """One module and view, with what hnswlib forgets: space, dim, ef_search.
 
     Vectors have length 1 and lie in graphs of hnswlib's space "ip", so that 1 - distance is the cosine.
-    shard_rows: nodes at which a shard is full.
+    shard_rows: nodes at which a shard is full. measured_on: data_digest of the shards that recall was measured on,
+    which must be these; null in releases of former versions.
     """
 
     module: str
@@ -173,6 +204,8 @@ class Index:
     thresholds: Thresholds
     shards: tuple[Shard, ...]
     recall_curve: tuple[RecallPoint, ...] = ()
+    recall_slices: tuple[RecallSlice, ...] = ()
+    measured_on: str | None = None
     shard_by: str | None = None
     shard_rows: int | None = None
     where: str | None = None
@@ -212,6 +245,12 @@ class Index:
                 shard.graph.bytes,
                 f"more than {least} for {shard.nodes} vectors of {self.dim} dimensions",
             )
+        require(
+            self.measured_on in (None, data_digest(self.shards)),
+            f"{name} measured_on",
+            self.measured_on,
+            f"{data_digest(self.shards)}, the digest of its shards: run evaluate_index again",
+        )
 
     @property
     def items(self) -> int:
@@ -442,7 +481,7 @@ def decode(kind: Any, value: Any, field: str) -> Any:
         inner = next(argument for argument in arguments if argument is not types.NoneType)
         return None if value is None else decode(inner, value, field)
     if origin is tuple:
-        require(isinstance(value, list), field, value, "a list")
+        require(isinstance(value, list | tuple), field, value, "a list")
         return tuple(decode(arguments[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         require(isinstance(value, dict), field, value, "an object")

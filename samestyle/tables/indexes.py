@@ -11,16 +11,17 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from samestyle.evaluation.recall import EXACT, Proportion, perturb, proportion, recalls
+from samestyle.evaluation.queries import Measurement, Queries, query_seed
+from samestyle.evaluation.recall import EXACT, Proportion, proportion, recalls
 from samestyle.evaluation.retrieval import style_at_1
-from samestyle.release.manifest import PlacedShard, Shard, decode
+from samestyle.release.manifest import PlacedShard, Shard, data_digest, decode
 from samestyle.tables.members import with_vectors
 from samestyle.tables.night import Night
+from samestyle.tables.queries import draw_queries
 
 WorkerFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Record = dict[str, Any]
-SAMPLED = "index int, vector array<float>"
-MEASURED = "index int, query int, ef int, scores array<float>"
+MEASURED = "shard int, index int, query int, ef int, scores array<float>, recall double"
 CANDIDATES = "index int, query_id string, item_id string, supplier_id string, category string, score float"
 
 
@@ -44,35 +45,44 @@ def measure_recall(
     records: list[Record],
     sampler: Callable[..., WorkerFunction],
     measurer: Callable[..., WorkerFunction],
-) -> list[dict[int, Proportion]]:
+) -> list[Measurement]:
     """recall@k of each index at each ef_search of the settings, against exact search over all its shards."""
-    evaluation, efs, seed = night.settings.evaluation, night.settings.index.ef_search, night.settings.index.seed
+    evaluation, efs = night.settings.evaluation, night.settings.index.ef_search
     shards = search_shards(records)
     if not shards:
         return []
-    numbers = shard_numbers(night, shards)
-    sampled = numbers.mapInArrow(sampler(shards, night.store, evaluation.queries, seed), SAMPLED).collect()
-    queries = {
-        index: perturb(
-            np.array([row["vector"] for row in sampled if row["index"] == index], np.float32),
-            evaluation.perturbation,
-            seed,
-        )
-        for index in range(len(records))
-    }
-    measured = numbers.mapInArrow(measurer(shards, night.store, queries, evaluation.k, efs), MEASURED)
-    best = F.slice(F.sort_array(F.flatten(F.collect_list("scores")), asc=False), 1, evaluation.k)
+    digests = [data_digest(one.shard for one in shards if one.index == n) for n in range(len(records))]
+    seeds = {n: query_seed(data, night.settings.index.seed) for n, data in enumerate(digests)}
+    numbers, views = shard_numbers(night, shards), [record["view"] for record in records]
+    queries = draw_queries(night, numbers, shards, views, seeds, sampler)
+    measured = numbers.mapInArrow(measurer(shards, night.store, queries, evaluation.k, efs), MEASURED).persist()
+    try:
+        merged, alone = merged_recalls(measured, queries, evaluation.k, efs), shard_recalls(measured, shards)
+    finally:
+        measured.unpersist()
+    return [Measurement(data, queries[n], merged[n], alone[n]) for n, data in enumerate(digests)]
+
+
+def merged_recalls(
+    measured: DataFrame, queries: dict[int, Queries], k: int, efs: tuple[int, ...]
+) -> dict[int, dict[int, np.ndarray]]:
+    """Index -> ef -> recall of each query over all shards together. measured: see MEASURED."""
+    best = F.slice(F.sort_array(F.flatten(F.collect_list("scores")), asc=False), 1, k)
     merged = measured.groupBy("index", "query", "ef").agg(best.alias("scores")).collect()
-    found = {
-        (index, ef): np.full((len(asked), evaluation.k), -np.inf, np.float32)
-        for index, asked in queries.items()
-        for ef in (EXACT, *efs)
-    }
+    found = {(n, ef): np.full((len(asked), k), -np.inf) for n, asked in queries.items() for ef in (EXACT, *efs)}
     for row in merged:
         found[row["index"], row["ef"]][row["query"], : len(row["scores"])] = row["scores"]
-    return [
-        {ef: proportion(recalls(found[index, ef], found[index, EXACT])) for ef in efs} for index in range(len(records))
-    ]
+    return {n: {ef: recalls(found[n, ef], found[n, EXACT]) for ef in efs} for n in queries}
+
+
+def shard_recalls(measured: DataFrame, shards: list[PlacedShard]) -> dict[int, dict[int, dict[int, float]]]:
+    """Index -> ef -> shard number -> the mean recall of its own k best. measured: see MEASURED."""
+    means = measured.groupBy("shard", "ef").agg(F.avg("recall").alias("recall")).orderBy("shard").collect()
+    found: dict[int, dict[int, dict[int, float]]] = {}
+    for row in means:
+        one = shards[row["shard"]]
+        found.setdefault(one.index, {}).setdefault(row["ef"], {})[one.shard.shard] = row["recall"]
+    return found
 
 
 def find_candidates(

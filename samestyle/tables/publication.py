@@ -91,4 +91,7 @@ def index_entries(night: Night, evaluated: list[dict[str, Any]]) -> Iterator[dic
     }
     measured = {(index["module"], index["view"]): index for index in evaluated}
     for record in night.run.required("build_index")["indexes"]:
-        yield record | measured[record["module"], record["view"]] | {"thresholds": thresholds}
+        index = measured[record["module"], record["view"]]
+        recalls = {recall["shard"]: recall for recall in index["shard_recalls"]}
+        shards = [shard | recalls.get(shard["shard"], {}) for shard in record["shards"]]
+        yield record | index | {"thresholds": thresholds, "shards": shards}

@@ -218,6 +218,7 @@ from samestyle.catalogue.images import DecodeLimits
 from samestyle.encoder.pipeline import Pipeline
 from samestyle.encoder.registry import EncoderReference
 from samestyle.evaluation.partial import Question
+from samestyle.evaluation.queries import Queries as Asked
 from samestyle.evaluation.truth import Queries
 from samestyle.index.nodes import GraphParameters
 from samestyle.release.manifest import Shard
@@ -234,6 +235,7 @@ policy = FetchPolicy(("file",), ("/photos",), "/photos", False, 1000, 1.0, 1.0, 
 reference, limits = EncoderReference(store, "none"), DecodeLimits()
 question = Question(Queries(["q"], [("a",)], [None], [None], ["t"], {"image": np.zeros((1, 4), np.float32)}))
 pipeline = Pipeline(policy, limits)
+asked = Asked(np.zeros((1, 4), np.float32), ("perturbed",), (None,))
 with patch("pyspark.sql.udf._parse_datatype_string", return_value=StringType()):  # else the JVM reads the type
     column = embed.column_udf(reference, pipeline)
 made = {
@@ -242,8 +244,8 @@ made = {
     "column_udf": column.func,
     "node_reader": shards.node_reader(placed, store),
     "shard_builder": shards.shard_builder({0: GraphParameters(4, 4, 10, 1)}, {1: 1}, store),
-    "vector_sampler": search.vector_sampler(placed, store, 1, 1),
-    "recall_measurer": search.recall_measurer(placed, store, {0: np.zeros((1, 4), np.float32)}, 1, (10,)),
+    "vector_sampler": search.vector_sampler(placed, store, 1, {0: 1}, {0: []}),
+    "recall_measurer": search.recall_measurer(placed, store, {0: asked}, 1, (10,)),
     "candidate_finder": search.candidate_finder(placed, store, 1, [10]),
     "feature_maker": features.feature_maker(reference, policy, limits, 2, 1, Counter(context).add),
     "photo_maker": features.photo_maker(reference, policy, limits, Counter(context).add),

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from samestyle.evaluation.queries import HELD_OUT, Measurement
 from samestyle.index.shard import open_shard
 from samestyle.release.denylist import deny, purge
-from samestyle.release.manifest import EncoderEntry, Index, Manifest, Recall, Source, Thresholds, decode
+from samestyle.release.manifest import EncoderEntry, Index, Manifest, Recall, Source, Thresholds, data_digest, decode
 from samestyle.release.store import LocalStore
 from samestyle.runs import RunFolder
 from samestyle.settings import load_settings
@@ -295,8 +296,24 @@ def test_recall_is_that_of_the_living(shop):
     shop.items = {name: item for n, (name, item) in enumerate(shop.items.items()) if n % 2}
     release = shop.build()
     check(shop, release)
-    curves = measure_recall(shop.night(), shop.records, vector_sampler, recall_measurer)
-    assert [curve[100].value for curve in curves] == [1.0, 1.0, 1.0]
+    night = shop.night()
+    measured = measure_recall(night, shop.records, vector_sampler, recall_measurer)
+    assert [index.curve()[100].value for index in measured] == [1.0, 1.0, 1.0]
+    assert all(set(index.shards[100].values()) == {1.0} for index in measured)
+    assert [index.data for index in measured] == [data_digest(index.shards) for index in release.indexes]
+    check_held_out(shop, release, measured)
+
+
+def check_held_out(shop: Shop, release: Manifest, measured: list[Measurement]) -> None:
+    """Of 50 queries at most 16 are held out: contents, here of items that are out of stock, that no shard holds."""
+    for index, found in zip(release.indexes, measured, strict=True):
+        kinds = Counter(found.queries.kinds)
+        asked = found.queries.vectors[[kind == HELD_OUT for kind in found.queries.kinds]]
+        held = np.vstack([shard.vectors(np.arange(shard.nodes)) for shard in opened_shards(shop, index)])
+        assert len(found.queries) == 50
+        assert kinds[HELD_OUT] == (index.module == "homepage") * min(16, kinds[HELD_OUT])
+        assert not (asked @ held.T > 1 - 1e-5).any()
+    assert kinds[HELD_OUT] > 5
 
 
 def test_any_hnswlib_reads_a_kept_shard_and_its_dead_are_the_item_files(shop):
