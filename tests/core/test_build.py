@@ -10,10 +10,12 @@ from samestyle.errors import IntegrityError, UsageError
 from samestyle.index.build import VectorError, build_shard
 from samestyle.index.health import find_orphans
 from samestyle.index.items import write_items
-from samestyle.index.nodes import GraphParameters
+from samestyle.index.nodes import GraphHealth, GraphParameters
 from samestyle.index.shard import open_shard
+from samestyle.release.store import LocalStore, StoreError, reporting
 from samestyle.settings import Index, Module, Settings
 from samestyle.tables.modules import shard_limits
+from udfs.shards import shard_builder
 
 DIM = 16
 GRAPH = GraphParameters(dim=DIM, m=8, ef_construction=50, seed=1, add_rows=64)
@@ -78,8 +80,19 @@ def test_the_same_rows_and_seed_give_the_same_bytes_whatever_the_batches(tmp_pat
 
 
 def test_a_single_vector_and_equal_vectors_are_fine(tmp_path):
-    assert build(tmp_path, unit(1))[0].orphans == 0
+    built, graph_path, items_path = build(tmp_path, unit(1))
+    assert (built.orphans, built.health) == (0, GraphHealth((0, 0, 0, 0, 0), unlinked=1, reachable=1.0))
+    labels, scores = open_shard(graph_path, items_path, DIM, 1).search(unit(2, seed=1), 10, 100)
+    assert labels.tolist() == [[0], [0]]
+    np.testing.assert_allclose(scores[:, 0], unit(2, seed=1) @ unit(1)[0], atol=1e-6)
     assert build(tmp_path, np.repeat(unit(1), 50, axis=0))[0].orphans == 0
+
+
+def test_a_shard_that_no_node_came_to_is_none(tmp_path):
+    """A node's hash says which shard it goes to, so that the last and smallest one may get nothing."""
+    builder = shard_builder({0: GRAPH}, {}, LocalStore(tmp_path))
+    assert list(builder(iter([]))) == []
+    assert list(builder(iter(batches(unit(0), size=10)))) == []
 
 
 def test_nearly_equal_vectors_are_all_found(tmp_path):
@@ -130,6 +143,12 @@ def test_a_full_disk_is_noticed(tmp_path):
     """hnswlib's save_index says nothing; /dev/full takes nothing."""
     (tmp_path / "shard.hnsw").symlink_to("/dev/full")
     with pytest.raises(IntegrityError, match=r"has 0 bytes, \d+ were to be written: is the disk full"):
+        build(tmp_path, unit(20))
+
+
+def test_a_full_disk_is_noticed_by_the_item_file_as_well(tmp_path):
+    (tmp_path / "items.parquet").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=r"no room left to write .*: free some"), reporting(tmp_path):
         build(tmp_path, unit(20))
 
 
