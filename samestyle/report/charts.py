@@ -3,10 +3,13 @@
 import io
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#2f5fd0", "#d0682f", "#1c8f74", "#8a4fc4", "#b8922a", "#c23b6b")
+SHARDS_DRAWN = 200  # of more than these every second, every third, ... is drawn
 DASHES = {"fused": "-", "image": "--", "text": ":"}
 # A fixed salt and no date: the same run gives the same bytes.
 SVG_STYLE: Any = {"svg.hashsalt": "samestyle", "font.size": 12, "axes.spines.top": False, "axes.spines.right": False}
@@ -44,6 +47,47 @@ def draw_curve(axes: Any, index: dict[str, Any], colour: str) -> None:
     chosen = dict(zip(efs, recalls, strict=True)).get(index["ef_search"])
     if chosen is not None:
         axes.plot(index["ef_search"], chosen, "o", color=colour, markersize=6)
+
+
+def shard_sizes(indexes: list[dict[str, Any]]) -> bytes:
+    """Every shard's living and dead nodes, a panel an index, the largest shard first; shard_rows as a line.
+
+    indexes: entries of build_index.json, each with module, view, shard_rows, shards.
+    """
+    with rc_context(SVG_STYLE):
+        columns = min(2, len(indexes))
+        rows = -(-len(indexes) // columns)
+        figure = Figure(figsize=(3.6 * columns, 0.5 + 1.7 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, index in zip(grid, indexes, strict=False):
+            draw_shards(axes, index)
+        for axes in grid[len(indexes) :]:
+            axes.set_axis_off()
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        return svg(figure)
+
+
+def draw_shards(axes: Any, index: dict[str, Any]) -> None:
+    shards = sorted(index["shards"], key=lambda shard: (-shard["nodes"], shard["dead_share"]))
+    drawn = shards[:: -(-len(shards) // SHARDS_DRAWN)]
+    nodes = np.array([shard["nodes"] for shard in drawn])
+    living = nodes * (1 - np.array([shard["dead_share"] for shard in drawn]))
+    edges = np.arange(len(drawn) + 1) + 0.5
+    axes.stairs(living, edges, fill=True, color="#7fa0e8", label="living nodes")
+    axes.stairs(nodes, edges, baseline=living, fill=True, color="#d0682f", label="dead nodes")
+    if len(drawn) < SHARDS_DRAWN / 2:  # else there would be nothing but gaps
+        axes.vlines(edges[1:-1], 0, nodes[1:], color="#ffffff", linewidth=1.2)
+    if index.get("shard_rows"):
+        axes.axhline(index["shard_rows"], color="#5b6779", linewidth=1, linestyle=(0, (4, 3)), label="shard_rows")
+    dead = sum(shard["nodes"] * shard["dead_share"] for shard in shards) / sum(shard["nodes"] for shard in shards)
+    axes.set_title(
+        f"{index['module']}/{index['view']} · {len(shards):,} {'shard' if len(shards) == 1 else 'shards'} · {dead:.1%} dead",
+        fontsize=11,
+    )
+    axes.set(xlim=(edges[0] - 0.2, edges[-1] + 0.2), ylim=(0, None), xticks=[])
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params(color="#98a2b3", labelsize=10)
 
 
 def svg(figure: Figure) -> bytes:

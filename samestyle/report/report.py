@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from samestyle.catalogue.titles import normalise_title
 from samestyle.progress import clock
+from samestyle.report.slices import slices
 from samestyle.report.trend import drift, moved, spark, throughput
 
 STATES = ("fresh", "reused", "stale", "degraded", "rejected")
@@ -117,8 +118,8 @@ class Report:
 
     records: what the stages wrote, by the names in RECORDS, and of other nights: `before`, the parent, a summary with
     release_id, created_at and `switched`; `nights`, those before, oldest first, with `summary` and `gate`.
-    settings: YAML; recall_chart: SVG; changes: of items, against the parent; sheet_module: whose neighbours the sheets
-    show; problems: sentences about what this report could not find out.
+    settings: YAML; recall_chart, shard_chart: SVG; changes: of items, against the parent; sheet_module: whose neighbours
+    the sheets show; problems: sentences about what this report could not find out.
     """
 
     run_id: str
@@ -126,6 +127,7 @@ class Report:
     settings: str = ""
     code_version: str = ""
     recall_chart: bytes | None = None
+    shard_chart: bytes | None = None
     changes: tuple[Change, ...] = ()
     affected: tuple[Affected, ...] = ()
     sheet_module: str = ""
@@ -322,8 +324,8 @@ def notes(records: Records) -> list[str]:
 SECTIONS: dict[str, Callable[[Records], Any]] = {
     section.__name__: section
     for section in (
-        *(verdict, headline_numbers, ledger, moved, indexes, styles, drift, gate, timings, throughput, facts),
-        notes,
+        *(verdict, headline_numbers, ledger, moved, indexes, slices, styles, drift, gate, timings, throughput),
+        *(facts, notes),
     )
 }
 

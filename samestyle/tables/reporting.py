@@ -68,6 +68,7 @@ def collect_report(night: Night) -> Report:
         settings=to_yaml(night.settings),
         code_version=code_version(),
         recall_chart=attempt("recall chart", lambda: recall_chart(records), None),
+        shard_chart=attempt("chart of shards", lambda: shard_chart(records), None),
         changes=attempt("what changed", lambda: changes(night, load), ()) if has_items and night.parent else (),
         affected=attempt("affected rows", lambda: affected(night.items(), load), ()) if has_items else (),
         sheet_module=module,
@@ -122,6 +123,15 @@ def recall_chart(records: Records) -> bytes | None:
     results = records.get("gate", {}).get("results", [])
     limits = [result["limit"] for result in results if result["rule"].startswith("recall ")]
     return recall_curves(indexes, min(limits, default=None))
+
+
+def shard_chart(records: Records) -> bytes | None:
+    indexes = records.get("build_index", {}).get("indexes")
+    if not indexes:
+        return None
+    from samestyle.report.charts import shard_sizes  # matplotlib takes a second to import
+
+    return shard_sizes(indexes)
 
 
 def photo_loader(night: Night, records: Records, problems: list[str]) -> Loader:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from samestyle.report.charts import recall_curves
+from samestyle.report.charts import recall_curves, shard_sizes
 from samestyle.report.report import Affected, Change, Neighbour, Product, Report, Sheet, plain, render
 from samestyle.report.trend import drift, spark
 
@@ -32,20 +32,31 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 INDEX = {
     "module": "search",
     "view": "fused",
+    "shard_rows": 5,
     "shards": [
         {"items": 6, "nodes": 5, "orphans": 0, "graph": {"bytes": 1_500_000}, "items_file": {"bytes": 500_000}},
         {"items": 4, "nodes": 4, "orphans": 1, "graph": {"bytes": 1_000_000}, "items_file": {"bytes": 0}},
     ],
 }
+for number, dead in enumerate((0.2, 0.0)):
+    INDEX["shards"][number] |= {"shard": number, "dead_share": dead}
 MEASURED = {
     "module": "search",
     "view": "fused",
     "ef_search": 20,
     "recall": {"k": 10, "value": 0.97, "low": 0.94, "high": 0.99, "queries": 500},
     "recall_curve": [{"ef": 10, "recall": 0.93}, {"ef": 20, "recall": 0.97}, {"ef": 40, "recall": 0.99}],
+    "recall_slices": [{"by": "queries", "name": "clicked", "value": 0.96, "low": 0.9, "high": 0.98, "queries": 166}]
+    + [
+        {"by": "category", "name": f"Home/{n}", "value": n / 10, "low": 0.0, "high": 0.2 + n / 10, "queries": 7}
+        for n in range(6)
+    ],
+    "shard_recalls": [{"shard": 0, "recall": 0.95, "recall_low": 0.93, "recall_high": 0.97}],
 }
 COUNTS = {"read": 10, "fresh": 4, "reused": 2, "stale": 1, "degraded": 1, "rejected": 2, "deleted": 3}
-SECTION_IDS = {"ledger", "neighbours", "indexes", "styles", "gate", "affected", "timings", "run", "settings", "notes"}
+SECTION_IDS = {
+    *("ledger", "neighbours", "indexes", "slices", "styles", "gate", "affected", "timings", "run", "settings", "notes")
+}
 BEFORE = {
     "release_id": "release-0",
     "created_at": "2026-01-01T03:04:05+00:00",
@@ -135,6 +146,7 @@ def full_report(title: str = "A red mug", records: dict = records()) -> Report: 
         settings="env: demo\npaths:\n  root: data\n",
         code_version="0.1.0",
         recall_chart=chart(),
+        shard_chart=shard_sizes([INDEX]),
         affected=(Affected("rejected", "truncated", 2, ((Product("item-3", title, missing="truncated"), "5 bytes"),)),),
         sheet_module="search",
         sheets=(Sheet(mug, (Neighbour("same_style", 0.91, other), Neighbour("duplicate", 0.99, mug))),),
@@ -150,6 +162,9 @@ def test_a_night_that_published_has_every_section():
     assert "adds up" in words
     assert "3 deleted since the parent release 8 contents attempted 5 contents embedded" in words
     assert "search/ fused 0.9700 0.940 to 0.990, 500 queries 10 9 2 3.0 1 20" in words
+    assert "queries clicked 0.9600 0.900 to 0.980 166 category Home/0 0.0000 0.000 to 0.200 7" in words
+    assert "shard 0 0.9500 0.930 to 0.970 500 3 categories are found better" in words
+    assert "Home/3" not in words
     assert "image 0.800 0.700 to 0.900, 100 queries" in words
     assert "passed recall search/fused 0.9400 0.9000 recall is fine" in words
     assert "rejected truncated · 2 rows" in words
@@ -230,7 +245,7 @@ def test_the_page_needs_nothing_else():
     assert "https://" not in html
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form", "a"}
     sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
-    assert len(sources) == 3  # the trigger, its duplicate, the chart
+    assert len(sources) == 4  # the trigger, its duplicate, two charts
     assert all(source.startswith("data:image/") for source in sources)
     assert any(
         a.get("http-equiv") == "Content-Security-Policy" and "default-src 'none'" in a["content"] for _, a in page.tags
@@ -353,6 +368,26 @@ def test_the_recall_chart_is_the_same_every_time():
     assert ElementTree.fromstring(first).tag.endswith("svg")
     assert b"search/fused" in first
     assert b"search/image" in first
+
+
+@pytest.mark.parametrize("shards", [1, 3, 1700])
+def test_the_chart_of_shards_is_small_however_many_there_are(shards):
+    own = [{"nodes": 100 + n, "dead_share": n / (2 * shards)} for n in range(shards)]
+    drawn = [{"module": "search", "view": view, "shards": own, "shard_rows": 2000} for view in ("fused", "image")]
+    first, second = shard_sizes(drawn), shard_sizes(drawn)
+    assert first == second
+    assert ElementTree.fromstring(first).tag.endswith("svg")
+    assert f"search/image · {shards:,} shard".encode() in first
+    assert len(first) < 250_000
+
+
+def test_a_run_of_a_former_version_has_no_slices():
+    former = records()
+    former["evaluate_index"]["indexes"] = [
+        {k: v for k, v in MEASURED.items() if k not in ("recall_slices", "shard_recalls")}
+    ]
+    page = Page(render(replace(full_report(records=former), shard_chart=None)))
+    assert page.ids() == SECTION_IDS - {"slices"}
 
 
 def test_the_room_needs_no_spark():
