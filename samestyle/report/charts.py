@@ -80,10 +80,8 @@ def draw_shards(axes: Any, index: dict[str, Any]) -> None:
     if index.get("shard_rows"):
         axes.axhline(index["shard_rows"], color="#5b6779", linewidth=1, linestyle=(0, (4, 3)), label="shard_rows")
     dead = sum(shard["nodes"] * shard["dead_share"] for shard in shards) / sum(shard["nodes"] for shard in shards)
-    axes.set_title(
-        f"{index['module']}/{index['view']} · {len(shards):,} {'shard' if len(shards) == 1 else 'shards'} · {dead:.1%} dead",
-        fontsize=11,
-    )
+    counted = f"{len(shards):,} {'shard' if len(shards) == 1 else 'shards'}"
+    axes.set_title(f"{index['module']}/{index['view']} · {counted} · {dead:.1%} dead", fontsize=11)
     axes.set(xlim=(edges[0] - 0.2, edges[-1] + 0.2), ylim=(0, None), xticks=[])
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")

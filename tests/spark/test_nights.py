@@ -9,6 +9,7 @@ import hnswlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyspark.errors import PySparkException
 
 from samestyle.evaluation.queries import HELD_OUT, Measurement
 from samestyle.index.shard import open_shard
@@ -20,6 +21,7 @@ from samestyle.settings import load_settings
 from samestyle.tables import schemas
 from samestyle.tables.building import build_indexes
 from samestyle.tables.indexes import measure_recall
+from samestyle.tables.job import cause_of
 from samestyle.tables.modules import index_tasks
 from samestyle.tables.night import Night
 from udfs.search import recall_measurer, vector_sampler
@@ -46,10 +48,11 @@ class Item:
     in_stock: bool = True
 
 
-def vector(content: int, view: str) -> np.ndarray:
-    """Near those of the 50 contents around it, as the offers of a category are."""
+def vector(content: int, view: str, encoder_id: str = "encoder1") -> np.ndarray:
+    """Near those of the 50 contents around it, as the offers of a category are; another encoder, another one."""
+    seed = int(encoder_id.removeprefix("encoder"))
     centre = np.random.default_rng([content // 50, len(view), 0]).standard_normal(DIM)
-    drawn = centre + 0.6 * np.random.default_rng([content, len(view), 1]).standard_normal(DIM)
+    drawn = centre + 0.6 * np.random.default_rng([content, len(view), seed]).standard_normal(DIM)
     return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
 
@@ -101,7 +104,8 @@ class Shop:
 
 def embedding(content: int, encoder_id: str) -> tuple:
     vectors = [
-        vector(content // 2 if view == "image" else content, view).tolist() for view in ("image", "text", "fused")
+        vector(content // 2 if view == "image" else content, view, encoder_id).tolist()
+        for view in ("image", "text", "fused")
     ]
     head = (
         encoder_id,
@@ -160,7 +164,8 @@ def check(shop: Shop, release: Manifest) -> None:
             for row in alive:
                 item = expected[row["item_id"]]
                 content = item.content // 2 if index.view == "image" else item.content
-                np.testing.assert_array_equal(opened.vectors([row["label"]])[0], vector(content, index.view))
+                own = vector(content, index.view, release.encoder.encoder_id)
+                np.testing.assert_array_equal(opened.vectors([row["label"]])[0], own)
                 assert row["attributes"] == {"in_stock": item.in_stock, "price": item.price}
             labels, _ = opened.search(opened.vectors(), 10, 100)
             assert np.isin(labels, opened.living).all()
@@ -192,6 +197,45 @@ def test_a_first_night_an_empty_one_and_one_of_new_prices(shop):
     check(shop, priced)
     assert set(built_anew(first, priced).values()) == {0}
     assert len(priced.objects().keys() - first.objects().keys()) == 3  # an item file of each index
+
+
+def test_two_builds_under_other_task_orders_give_the_same_bytes(shop, spark, tmp_path):
+    first = shop.build()
+    other = Shop(spark, tmp_path / "other")
+    other.items = dict(reversed(shop.items.items()))
+    changed = {"spark.sql.shuffle.partitions": 7, "spark.sql.execution.arrow.maxRecordsPerBatch": 9}
+    before = {name: spark.conf.get(name) for name in changed}
+    try:
+        for name, value in changed.items():
+            spark.conf.set(name, value)
+        second = other.build()
+    finally:
+        for name, value in before.items():
+            spark.conf.set(name, value)
+    assert second.objects() == first.objects()
+    assert [data_digest(i.shards) for i in second.indexes] == [data_digest(i.shards) for i in first.indexes]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "sentence"),
+    [
+        (lambda rows: rows.__setitem__(3, float("nan")), "has length nan, not 1: embed it again"),
+        (lambda rows: rows.append(0.0), f"has {DIM + 1} numbers, the index {DIM}: one encoder an index"),
+    ],
+)
+def test_a_damaged_vector_in_the_table_is_named(shop, monkeypatch, spoiled, sentence):
+    def damaged(content, encoder_id):
+        row = embedding(content, encoder_id)
+        if content == 140:
+            spoiled(row[-4])
+        return row
+
+    shop.build()
+    shop.items["bad"] = Item(140)
+    monkeypatch.setitem(globals(), "embedding", damaged)
+    with pytest.raises(PySparkException) as error:
+        shop.build()
+    assert f"vector of item bad {sentence}" in str(cause_of(error.value))
 
 
 def test_items_that_come_go_and_return(shop):
