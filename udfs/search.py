@@ -18,6 +18,8 @@ from samestyle.release.manifest import PlacedShard
 from samestyle.release.store import Store
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+# Queries a shard and ef whose steps are counted, which is slow.
+WALKED = 5
 CANDIDATE = pa.schema(
     [("index", pa.int32())]
     + [(name, pa.string()) for name in ("query_id", "item_id", "supplier_id", "category")]
@@ -58,16 +60,19 @@ def recall_measurer(
     """For mapInArrow over rows of shard numbers: every shard's k best scores a query, exact (EXACT) and at each ef.
 
     queries: by index, sampled and few, so that they travel in the closure. Yields (shard, index, query, ef, scores,
-    recall), the recall of this shard's own k best.
+    recall, compared): the recall of this shard's own k best, and for some queries the vectors that they were compared
+    with.
     """
 
     def measure(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for number, index, opened in opened_shards(batches, shards, store):
-            exact = queries[index].scores(opened.search_exactly, k)
-            yield scores_batch(number, index, EXACT, exact, exact)
+        for number, index, opened in opened_shards(batches, shards, store, links=True):
+            asked, walked = queries[index], queries[index].spread(WALKED)
+            exact = asked.scores(opened.search_exactly, k)
+            yield scores_batch(number, index, EXACT, exact, exact, {})
             for ef in efs:
-                found = queries[index].scores(partial(opened.search, ef=ef), k)
-                yield scores_batch(number, index, ef, found, exact)
+                found = asked.scores(partial(opened.search, ef=ef), k)
+                compared = opened.compared(asked.vectors[walked], k, ef)
+                yield scores_batch(number, index, ef, found, exact, dict(zip(walked, compared, strict=True)))
 
     return measure
 
@@ -96,21 +101,21 @@ def candidate_finder(shards: Sequence[PlacedShard], store: Store, k: int, efs: l
 
 
 def opened_shards(
-    batches: Iterator[pa.RecordBatch], shards: Sequence[PlacedShard], store: Store
+    batches: Iterator[pa.RecordBatch], shards: Sequence[PlacedShard], store: Store, links: bool = False
 ) -> Iterator[tuple[int, int, OpenShard]]:
     """(shard number, index, the shard opened) for each row of a column `shard`."""
     for batch in batches:
         for number in batch.column("shard").to_pylist():
-            yield number, shards[number].index, fetch_shard(store, shards[number])
+            yield number, shards[number].index, fetch_shard(store, shards[number], links)
 
 
-def fetch_shard(store: Store, one: PlacedShard) -> OpenShard:
+def fetch_shard(store: Store, one: PlacedShard, links: bool = False) -> OpenShard:
     """Copy a shard's files here, verify them, load them."""
     with tempfile.TemporaryDirectory(prefix="samestyle-search-") as folder:
         graph, items = Path(folder) / "shard.hnsw", Path(folder) / "items.parquet"
         store.get_object(one.shard.graph, graph)
         store.get_object(one.shard.items_file, items)
-        return open_shard(graph, items, one.dim, one.shard.nodes)
+        return open_shard(graph, items, one.dim, one.shard.nodes, links)
 
 
 def constant(value: int, rows: int) -> pa.Array:
@@ -129,7 +134,10 @@ def sampled_batch(index: int, keys: Any, categories: Any, vectors: list[Any]) ->
     )
 
 
-def scores_batch(shard: int, index: int, ef: int, scores: np.ndarray, exact: np.ndarray) -> pa.RecordBatch:
+def scores_batch(
+    shard: int, index: int, ef: int, scores: np.ndarray, exact: np.ndarray, compared: dict[int, int]
+) -> pa.RecordBatch:
+    """compared: query -> vectors that it was compared with."""
     rows = len(scores)
     return pa.RecordBatch.from_pydict(
         {
@@ -139,6 +147,7 @@ def scores_batch(shard: int, index: int, ef: int, scores: np.ndarray, exact: np.
             "ef": constant(ef, rows),
             "scores": pa.array(list(scores), pa.list_(pa.float32())),
             "recall": pa.array(recalls(scores, exact)),
+            "compared": pa.array([compared.get(query) for query in range(rows)], pa.int64()),
         }
     )
 

@@ -43,6 +43,10 @@ class Queries:
             found[clicked] = np.where(scores[:, :1] >= 1 - TIE, scores[:, 1:], scores[:, :k])
         return found
 
+    def spread(self, most: int) -> list[int]:
+        """At most so many places, evenly over all queries."""
+        return sorted({round(place) for place in np.linspace(0, len(self) - 1, num=min(most, len(self)))})
+
     def slices(self) -> Iterator[tuple[str, str, np.ndarray]]:
         """(queries or category, its name, places of its queries): kinds, and categories with enough, at all levels."""
         for kind in dict.fromkeys(self.kinds):
@@ -71,13 +75,15 @@ class Measurement:
     """recall@k of one index.
 
     data: the digest of what it was measured on. recalls: ef -> (queries,), over all shards together. shards: ef ->
-    shard number -> the mean over the queries of the shard's recall of its own k best.
+    shard number -> the mean over the queries of the shard's recall of its own k best. compared: ef -> vectors that a
+    query is compared with in all shards together, the mean of a few.
     """
 
     data: str
     queries: Queries
     recalls: dict[int, np.ndarray]
     shards: dict[int, dict[int, float]]
+    compared: dict[int, float]
 
     def curve(self) -> dict[int, Proportion]:
         return {ef: proportion(values) for ef, values in self.recalls.items()}

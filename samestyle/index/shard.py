@@ -10,21 +10,25 @@ import pyarrow.parquet as pq
 
 from samestyle.errors import IntegrityError
 from samestyle.index.exact import BLOCK, exact_search_blocks
+from samestyle.index.graph_file import GraphFile
 from samestyle.index.items import living_labels
 from samestyle.index.nodes import SPACE
+from samestyle.index.walk import Walk
 
 
 @dataclass
 class OpenShard:
     """`items` has one row an item, ordered by label; `first_row[label]` is the first of a node's rows.
 
-    living: labels (int64, rising) of the nodes with a living item. The others are never found.
+    living: labels (int64, rising) of the nodes with a living item. The others are never found. walk: the graph's links,
+    where it was opened with them.
     """
 
     graph: hnswlib.Index
     items: pa.Table
     first_row: np.ndarray
     living: np.ndarray
+    walk: Walk | None = None
 
     @property
     def nodes(self) -> int:
@@ -47,6 +51,12 @@ class OpenShard:
             return self.search_exactly(queries, k)
         return labels.astype(np.int64), (1 - distances).astype(np.float32)
 
+    def compared(self, queries: np.ndarray, k: int, ef: int) -> np.ndarray:
+        """How many vectors each query is compared with by `search`, (queries,) int64. Slow: for a few."""
+        if self.walk is None:
+            raise ValueError("the shard was opened without its links")
+        return np.array([self.walk.search(query, k, ef)[1] for query in queries], dtype=np.int64)
+
     def search_exactly(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """What `search` would return if the graph were perfect."""
         parts = (self.living[start : start + BLOCK] for start in range(0, len(self.living), BLOCK))
@@ -57,8 +67,11 @@ class OpenShard:
         return slice(int(self.first_row[label]), int(self.first_row[label + 1]))
 
 
-def open_shard(graph_path: Path, items_path: Path, dim: int, nodes: int) -> OpenShard:
-    """Load both files, which the caller has verified by checksum. Raises IntegrityError where they do not fit."""
+def open_shard(graph_path: Path, items_path: Path, dim: int, nodes: int, links: bool = False) -> OpenShard:
+    """Load both files, which the caller has verified by checksum. Raises IntegrityError where they do not fit.
+
+    links: map them from the file as well, for `compared`; the file may be removed, but takes disk until that is closed.
+    """
     graph = hnswlib.Index(space=SPACE, dim=dim)
     graph.load_index(str(graph_path))
     items = pq.read_table(items_path)
@@ -69,6 +82,8 @@ def open_shard(graph_path: Path, items_path: Path, dim: int, nodes: int) -> Open
             f"{nodes} were recorded: the files do not belong together"
         )
     living = living_labels(items)
-    for label in np.setdiff1d(np.arange(nodes), living):
+    dead = np.setdiff1d(np.arange(nodes), living)
+    for label in dead:
         graph.mark_deleted(int(label))
-    return OpenShard(graph, items, np.searchsorted(labels, np.arange(nodes + 1)), living)
+    walk = Walk(GraphFile(graph_path), dead) if links else None
+    return OpenShard(graph, items, np.searchsorted(labels, np.arange(nodes + 1)), living, walk)

@@ -6,14 +6,29 @@ from collections.abc import Iterator
 import hnswlib
 import numpy as np
 
+from samestyle.index.graph_file import GraphFile, Level0
+
 
 class Walk:
-    """One graph's links and vectors. Nodes are hnswlib's internal ones; `labels` (nodes,) int64 names them.
+    """One graph's links and vectors, of an index or of its file, which takes hardly any memory.
+
+    Nodes are hnswlib's internal ones; `labels` (nodes,) int64 names them.
 
     dead: labels that are marked as deleted, which a search passes through and does not return.
     """
 
-    def __init__(self, index: hnswlib.Index, dead: np.ndarray | None = None) -> None:
+    def __init__(self, graph: hnswlib.Index | GraphFile, dead: np.ndarray | None = None) -> None:
+        if isinstance(graph, GraphFile):
+            self.vectors, self.labels, self.entry = graph.vectors, graph.labels, graph.entry
+            self.level0: list[np.ndarray] | Level0 = graph.level0
+            self.upper = graph.upper()
+        else:
+            self.copy(graph)
+        self.living = ~np.isin(self.labels, [] if dead is None else dead)
+        self.deletions = not self.living.all()
+
+    def copy(self, index: hnswlib.Index) -> None:
+        """Everything from the index, at several times its memory."""
         state = index.__getstate__()[0]
         nodes, width = state["cur_element_count"], state["size_data_per_element"]
         level0 = state["data_level0"].view(np.uint8)[: nodes * width].reshape(nodes, width)
@@ -23,8 +38,6 @@ class Walk:
         self.level0 = link_lists(level0[:, : state["offset_data"]])
         self.upper = list(upper_levels(state))
         self.entry = int(state["enterpoint_node"])
-        self.living = ~np.isin(self.labels, [] if dead is None else dead)
-        self.deletions = not self.living.all()
 
     def search(self, query: np.ndarray, k: int, ef: int) -> tuple[np.ndarray, int]:
         """Labels (int64) of the k nearest, as `knn_query` finds them, and the number of vectors compared with."""

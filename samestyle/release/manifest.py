@@ -68,12 +68,17 @@ class Recall:
 
 @dataclass(frozen=True)
 class RecallPoint:
-    """recall@k measured at one ef_search, with its 95 % interval; null in releases of former versions."""
+    """recall@k measured at one ef_search, with its 95 % interval.
+
+    compared: vectors that a query is compared with in all shards together. Null in releases of former versions, as are
+    the bounds.
+    """
 
     ef: int
     recall: float
     low: float | None = None
     high: float | None = None
+    compared: float | None = None
 
 
 @dataclass(frozen=True)

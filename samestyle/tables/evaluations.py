@@ -21,7 +21,10 @@ def measured_index(settings: Settings, record: Record, measured: Measurement) ->
         "view": record["view"],
         "ef_search": ef,
         "recall": {"k": settings.evaluation.k, **asdict(curve[ef])},
-        "recall_curve": [{"ef": n, "recall": p.value, "low": p.low, "high": p.high} for n, p in curve.items()],
+        "recall_curve": [
+            {"ef": n, "recall": p.value, "low": p.low, "high": p.high, "compared": measured.compared[n]}
+            for n, p in curve.items()
+        ],
         "recall_slices": [{"by": by, "name": name, **asdict(p)} for by, name, p in measured.slices(ef)],
         "measured_on": measured.data,
         "shard_recalls": list(shard_recalls(measured.shards[ef], len(measured.queries))),
@@ -51,6 +54,7 @@ def index_rows(record: Record, measured: Record) -> Iterator[Row]:
     yield (*name, "all", metric, *interval(recall))
     for point in measured["recall_curve"]:
         yield (*name, "all", f"{metric} at ef {point['ef']}", point["recall"], queries, point["low"], point["high"])
+        yield (*name, "all", f"compared at ef {point['ef']}", point["compared"], None, None, None)
     for part in measured["recall_slices"]:
         yield (*name, f"{part['by']}/{part['name']}", metric, *interval(part))
     for shard in measured["shard_recalls"]:

@@ -21,7 +21,7 @@ from samestyle.tables.queries import draw_queries
 
 WorkerFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Record = dict[str, Any]
-MEASURED = "shard int, index int, query int, ef int, scores array<float>, recall double"
+MEASURED = "shard int, index int, query int, ef int, scores array<float>, recall double, compared long"
 CANDIDATES = "index int, query_id string, item_id string, supplier_id string, category string, score float"
 
 
@@ -57,10 +57,10 @@ def measure_recall(
     queries = draw_queries(night, numbers, shards, views, seeds, sampler)
     measured = numbers.mapInArrow(measurer(shards, night.store, queries, evaluation.k, efs), MEASURED).persist()
     try:
-        merged, alone = merged_recalls(measured, queries, evaluation.k, efs), shard_recalls(measured, shards)
+        merged, alone = merged_recalls(measured, queries, evaluation.k, efs), shard_means(measured, shards)
     finally:
         measured.unpersist()
-    return [Measurement(data, queries[n], merged[n], alone[n]) for n, data in enumerate(digests)]
+    return [Measurement(data, queries[n], merged[n], *alone[n]) for n, data in enumerate(digests)]
 
 
 def merged_recalls(
@@ -75,13 +75,20 @@ def merged_recalls(
     return {n: {ef: recalls(found[n, ef], found[n, EXACT]) for ef in efs} for n in queries}
 
 
-def shard_recalls(measured: DataFrame, shards: list[PlacedShard]) -> dict[int, dict[int, dict[int, float]]]:
-    """Index -> ef -> shard number -> the mean recall of its own k best. measured: see MEASURED."""
-    means = measured.groupBy("shard", "ef").agg(F.avg("recall").alias("recall")).orderBy("shard").collect()
-    found: dict[int, dict[int, dict[int, float]]] = {}
-    for row in means:
-        one = shards[row["shard"]]
-        found.setdefault(one.index, {}).setdefault(row["ef"], {})[one.shard.shard] = row["recall"]
+def shard_means(
+    measured: DataFrame, shards: list[PlacedShard]
+) -> dict[int, tuple[dict[int, dict[int, float]], dict[int, float]]]:
+    """Index -> (ef -> shard number -> mean recall of its own k best, ef -> vectors compared with a query in all).
+
+    measured: see MEASURED.
+    """
+    means = measured.where(F.col("ef") != EXACT).groupBy("shard", "ef").agg(F.avg("recall"), F.avg("compared"))
+    found: dict[int, tuple[dict[int, dict[int, float]], dict[int, float]]] = {}
+    for place, ef, recall, compared in means.orderBy("shard", "ef").collect():
+        one = shards[place]
+        recalls_of, compared_of = found.setdefault(one.index, ({}, {}))
+        recalls_of.setdefault(ef, {})[one.shard.shard] = recall
+        compared_of[ef] = compared_of.get(ef, 0.0) + compared
     return found
 
 

@@ -85,7 +85,7 @@ def shard_lines(settings: Settings, rows: int, dim: int, parent: Manifest | None
         graph, limits = graph_parameters(settings, module, dim), shard_limits(settings, module, dim)
         memory, shards = graph.build_bytes(min(rows, limits.rows)) / 2**20, math.ceil(rows / limits.rows)
         yield (
-            f"  build_index {name} ({', '.join(module.views)}): up to {shards} shards a view, "
+            f"  build_index {name} ({', '.join(module.views)}): up to {shards} shards a view of {limits.rows:,} nodes, "
             f"{memory:,.0f} MiB of memory a shard ({graph.bytes_per_vector():,} bytes a vector)"
         )
         for view in module.views:

@@ -14,7 +14,7 @@ from samestyle.index.nodes import GraphHealth, GraphParameters
 from samestyle.index.shard import open_shard
 from samestyle.release.store import LocalStore, StoreError, reporting
 from samestyle.settings import Index, Module, Settings
-from samestyle.tables.modules import shard_limits
+from samestyle.tables.modules import shard_limits, shard_lines
 from udfs.shards import shard_builder
 
 DIM = 16
@@ -171,6 +171,19 @@ def test_the_smaller_of_rows_and_memory_decides():
     assert 400_000 < shard_limits(settings(memory_gib=1), module, 256).rows < 800_000
     with pytest.raises(UsageError, match=r"index.memory_gib is 0.1: the smallest shard needs 0.\d\d"):
         shard_limits(settings(memory_gib=0.1), module, 256)
+
+
+@pytest.mark.parametrize(
+    ("memory", "line"),
+    [
+        (None, "up to 3 shards a view of 1,000,000 nodes, 1,477 MiB of memory a shard (1,329 bytes a vector)"),
+        (1.0, "up to 5 shards a view of 642,797 nodes, 1,024 MiB of memory a shard (1,329 bytes a vector)"),
+    ],
+)
+def test_the_plan_tells_shards_and_their_memory(memory, line):
+    """With 1 GiB: (1,024 MiB - 180 MiB for the process - 29.3 MiB for 10,000 vectors thrice) / 1,329 bytes."""
+    (printed,) = shard_lines(settings(memory_gib=memory), 3_000_000, 256, None, "encoder")
+    assert printed.endswith(line)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from releases import make_manifest
 from samestyle.errors import IntegrityError
 from samestyle.evaluation.queries import CLICKED, HELD_OUT, PERTURBED, Measurement, Queries, query_seed
 from samestyle.evaluation.recall import EXACT, perturb, proportion, recalls, wilson
-from samestyle.index.health import HEADER, graph_health
+from samestyle.index.graph_file import HEADER
+from samestyle.index.health import graph_health
 from samestyle.index.nodes import GraphParameters
 from samestyle.release.gate import failures, run_gate
 from samestyle.release.manifest import PlacedShard, RecallSlice, Shard, data_digest, decode
@@ -103,14 +104,17 @@ def measure(store, shards) -> Measurement:
     asked = Queries(vectors, (PERTURBED,) * len(rows), tuple(row["category"] for row in rows))
     function = recall_measurer([PlacedShard(0, s, DIM) for s in shards], store, {0: asked}, K, (EF,))
     scores = {ef: np.empty((len(rows), 0)) for ef in (EXACT, EF)}
-    alone = {}
+    alone, compared = {}, []
     for batch in function(numbers(len(shards))):
         shard, ef = batch["shard"][0].as_py(), batch["ef"][0].as_py()
         scores[ef] = np.hstack([scores[ef], np.stack(batch["scores"].to_numpy(zero_copy_only=False))])
         if ef == EF:
             alone[shard] = float(np.mean(batch["recall"].to_numpy()))
+            compared.append(batch["compared"].drop_null().to_numpy())
     best = {ef: -np.sort(-found, axis=1)[:, :K] for ef, found in scores.items()}
-    return Measurement(data_digest(shards), asked, {EF: recalls(best[EF], best[EXACT])}, {EF: alone})
+    return Measurement(
+        data_digest(shards), asked, {EF: recalls(best[EF], best[EXACT])}, {EF: alone}, {EF: np.mean(compared)}
+    )
 
 
 def judged(store, shards, folder):
@@ -130,6 +134,13 @@ def judged(store, shards, folder):
 
 def test_sound_shards_pass(store, built, tmp_path):
     assert judged(store, built, tmp_path) == {}
+
+
+def test_a_few_queries_of_all_are_counted_step_by_step(store, built):
+    measured = measure(store, built[:3])
+    assert EF < measured.compared[EF] < ROWS
+    assert measured.queries.spread(5) == [0, 120, 240, 359, 479]
+    assert [asks(*kinds).spread(5) for kinds in ((), ("a",), ("a", "b"))] == [[], [0], [0, 1]]
 
 
 def test_one_torn_graph_among_many_is_refused_though_the_whole_finds_enough(store, damaged, tmp_path):
@@ -153,19 +164,6 @@ def test_a_torn_graph_shows_in_its_links(store, built, damaged):
     lost = round(ROWS * (1 - health.reachable))
     assert ROWS / 3 < lost < ROWS / 2
     assert 0 < health.unlinked <= lost, "lost nodes still link to each other"
-
-
-def test_links_as_hnswlib_itself_holds_them(store, built):
-    from samestyle.index.health import Level0
-    from samestyle.index.shard import open_shard
-    from samestyle.index.walk import Walk
-
-    shard = built[0]
-    graph, items = store.path(shard.graph.key), store.path(shard.items_file.key)
-    walk, level = Walk(open_shard(graph, items, DIM, ROWS).graph), Level0.of_file(graph)
-    assert level.entry == walk.entry
-    for node, links in enumerate(walk.level0):
-        np.testing.assert_array_equal(np.concatenate(list(level.targets(np.array([node])))), links)
 
 
 def test_queries_are_fresh_with_every_build_and_the_same_for_the_same_one(store, built):

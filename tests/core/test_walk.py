@@ -4,6 +4,7 @@ import hnswlib
 import numpy as np
 import pytest
 
+from samestyle.index.graph_file import GraphFile
 from samestyle.index.walk import Walk
 
 DIM = 16
@@ -23,6 +24,20 @@ def graph():
 def queries():
     drawn = np.random.default_rng(1).standard_normal((60, DIM)).astype(np.float32)
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def test_a_file_has_the_same_links(graph, tmp_path):
+    graph.save_index(str(tmp_path / "graph"))
+    walk, file = Walk(graph), Walk(GraphFile(tmp_path / "graph"))
+    assert file.entry == walk.entry
+    np.testing.assert_array_equal(file.vectors, walk.vectors)
+    np.testing.assert_array_equal(file.labels, walk.labels)
+    for node, links in enumerate(walk.level0):
+        np.testing.assert_array_equal(file.level0[node], links)
+    assert len(file.upper) == len(walk.upper) > 1
+    for own, other in zip(file.upper, walk.upper, strict=True):
+        assert own.keys() == other.keys()
+        assert all((own[node] == other[node]).all() for node in own)
 
 
 @pytest.mark.parametrize("ef", [10, 50])
