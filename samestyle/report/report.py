@@ -147,7 +147,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class IndexRow:
-    """One index: what was built and how well it finds. recall: value, low, high, queries; None before evaluation."""
+    """One index: what was built and how well it finds. recall: value, low, high, queries; None before evaluation.
+
+    compared: vectors that a query is compared with at this ef, in all shards; None where it was not counted.
+    """
 
     name: str
     items: int
@@ -156,6 +159,7 @@ class IndexRow:
     orphans: int
     megabytes: float
     ef: int | None
+    compared: float | None
     recall: dict[str, Any] | None
     limit: float | None
 
@@ -270,6 +274,9 @@ def index_row(record: dict[str, Any], measured: dict[str, Any], limits: dict[str
         orphans=sum(shard["orphans"] for shard in shards),
         megabytes=sum(shard["graph"]["bytes"] + shard["items_file"]["bytes"] for shard in shards) / 1e6,
         ef=measured.get("ef_search"),
+        compared=next(
+            (p.get("compared") for p in measured.get("recall_curve", []) if p["ef"] == measured["ef_search"]), None
+        ),
         recall=measured.get("recall"),
         limit=limits.get(f"recall {name}"),
     )

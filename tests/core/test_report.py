@@ -45,7 +45,11 @@ MEASURED = {
     "view": "fused",
     "ef_search": 20,
     "recall": {"k": 10, "value": 0.97, "low": 0.94, "high": 0.99, "queries": 500},
-    "recall_curve": [{"ef": 10, "recall": 0.93}, {"ef": 20, "recall": 0.97}, {"ef": 40, "recall": 0.99}],
+    "recall_curve": [
+        {"ef": 10, "recall": 0.93},
+        {"ef": 20, "recall": 0.97, "compared": 1234.4},
+        {"ef": 40, "recall": 0.99},
+    ],
     "recall_slices": [{"by": "queries", "name": "clicked", "value": 0.96, "low": 0.9, "high": 0.98, "queries": 166}]
     + [
         {"by": "category", "name": f"Home/{n}", "value": n / 10, "low": 0.0, "high": 0.2 + n / 10, "queries": 7}
@@ -161,7 +165,7 @@ def test_a_night_that_published_has_every_section():
     assert "10 read = 4 fresh + 2 reused + 1 stale + 1 degraded + 2 rejected" in words
     assert "adds up" in words
     assert "3 deleted since the parent release 8 contents attempted 5 contents embedded" in words
-    assert "search/ fused 0.9700 0.940 to 0.990, 500 queries 10 9 2 3.0 1 20" in words
+    assert "search/ fused 0.9700 0.940 to 0.990, 500 queries 10 9 2 3.0 1 20 1,234" in words
     assert "queries clicked 0.9600 0.900 to 0.980 166 category Home/0 0.0000 0.000 to 0.200 7" in words
     assert "shard 0 0.9500 0.930 to 0.970 500 3 categories are found better" in words
     assert "Home/3" not in words
