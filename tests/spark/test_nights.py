@@ -12,6 +12,7 @@ import pytest
 from pyspark.errors import PySparkException
 
 from samestyle.evaluation.queries import HELD_OUT, Measurement
+from samestyle.index.graph_file import GraphFile
 from samestyle.index.shard import open_shard
 from samestyle.release.denylist import deny, purge
 from samestyle.release.manifest import EncoderEntry, Index, Manifest, Recall, Source, Thresholds, data_digest, decode
@@ -353,7 +354,7 @@ def check_held_out(shop: Shop, release: Manifest, measured: list[Measurement]) -
     for index, found in zip(release.indexes, measured, strict=True):
         kinds = Counter(found.queries.kinds)
         asked = found.queries.vectors[[kind == HELD_OUT for kind in found.queries.kinds]]
-        held = np.vstack([shard.vectors(np.arange(shard.nodes)) for shard in opened_shards(shop, index)])
+        held = np.vstack([GraphFile(shop.store.path(shard.graph.key)).vectors for shard in index.shards])
         assert len(found.queries) == 50
         assert kinds[HELD_OUT] == (index.module == "homepage") * min(16, kinds[HELD_OUT])
         assert not (asked @ held.T > 1 - 1e-5).any()
