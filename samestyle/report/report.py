@@ -118,8 +118,8 @@ class Report:
 
     records: what the stages wrote, by the names in RECORDS, and of other nights: `before`, the parent, a summary with
     release_id, created_at and `switched`; `nights`, those before, oldest first, with `summary` and `gate`.
-    settings: YAML; recall_chart, shard_chart: SVG; changes: of items, against the parent; sheet_module: whose neighbours
-    the sheets show; problems: sentences about what this report could not find out.
+    settings: YAML; recall_chart, shard_chart: SVG; changes: of items, against the parent; sheet_module: whose
+    neighbours the sheets show; problems: sentences about what this report could not find out.
     """
 
     run_id: str
