@@ -16,9 +16,11 @@ SVG_STYLE: Any = {"svg.hashsalt": "samestyle", "font.size": 12, "axes.spines.top
 
 
 def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
-    """Recall against ef_search, a line an index, the chosen ef marked; `limit`: the gate's, drawn where it is near.
+    """Recall against ef_search, a line an index, the chosen ef marked with its interval.
 
-    indexes: entries of evaluate_index.json, each with module, view, ef_search, recall_curve.
+    limit: the gate's, drawn where it is near.
+
+    indexes: entries of evaluate_index.json, each with module, view, ef_search, recall, recall_curve.
     """
     with rc_context(SVG_STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -27,6 +29,7 @@ def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
         for index in indexes:
             draw_curve(axes, index, COLOURS[modules.index(index["module"]) % len(COLOURS)])
         lowest = min(point["recall"] for index in indexes for point in index["recall_curve"])
+        lowest = min(lowest, *[index["recall"]["low"] for index in indexes])
         if limit is not None and lowest < limit + 0.05:
             axes.axhline(limit, color="#b3261e", linewidth=1, linestyle=(0, (4, 3)), label="gate's limit")
         axes.set(xscale="log", xlabel="ef_search (more is slower)", ylabel=f"recall@{indexes[0]['recall']['k']}")
@@ -47,6 +50,7 @@ def draw_curve(axes: Any, index: dict[str, Any], colour: str) -> None:
     chosen = dict(zip(efs, recalls, strict=True)).get(index["ef_search"])
     if chosen is not None:
         axes.plot(index["ef_search"], chosen, "o", color=colour, markersize=6)
+        axes.vlines(index["ef_search"], index["recall"]["low"], index["recall"]["high"], color=colour, linewidth=1.2)
 
 
 def shard_sizes(indexes: list[dict[str, Any]]) -> bytes:
