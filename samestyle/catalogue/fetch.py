@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
@@ -191,10 +190,23 @@ def _file_path(uri: str) -> str:
 def _below_roots(path: str, roots: tuple[str, ...]) -> str:
     """Return the real path of `path`, checked before anything is opened."""
     real = os.path.realpath(path)
-    if any(Path(real).is_relative_to(os.path.realpath(root)) for root in roots):
+    if _is_below(real, _known_roots(roots)) or _is_below(real, _real_roots(roots)):
         return real
     allowed = ", ".join(roots) or "none: add the folder to file_roots"
     raise _refusal("outside_roots", f"{path} is not below the allowed folders ({allowed})")
+
+
+def _is_below(path: str, folders: tuple[str, ...]) -> bool:
+    return any(path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders)
+
+
+def _real_roots(roots: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(os.path.realpath, roots))
+
+
+# Asking the file system for every photo costs as much as reading a small one. A root that is a link and has been moved
+# is asked for again.
+_known_roots = lru_cache(maxsize=16)(_real_roots)
 
 
 @contextmanager

@@ -622,6 +622,19 @@ def test_a_root_may_be_a_symlink(shop):
     assert fetch("a.jpg", local(shop, file_roots=(link,), base=f"file://{link}")) == BODY
 
 
+def test_a_root_that_is_a_moved_link_is_followed_anew(shop):
+    link, other = shop / "link", shop / "other"
+    link.symlink_to(shop / "pics")
+    other.mkdir()
+    (other / "b.jpg").write_bytes(BODY)
+    policy = local(shop, file_roots=(str(link),), base=str(link))
+    assert fetch("a.jpg", policy) == BODY
+    link.unlink()
+    link.symlink_to(other)
+    assert fetch("b.jpg", policy) == BODY
+    assert refusal(str(shop / "otherwise.jpg"), policy).reason == "outside_roots"
+
+
 def test_a_long_file_is_refused_before_it_is_read(shop):
     with open(shop / "pics" / "long.jpg", "wb") as file:
         file.truncate(1 << 40)  # sparse: reading it would never end
