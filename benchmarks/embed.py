@@ -45,6 +45,7 @@ from samestyle.tables.schemas import ATTEMPT, CONTENT, EMBEDDINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK_ROWS = 500
+LARGE = 1200  # pixels of a shop's photo
 Rounds = dict[str, list[dict[str, float]]]
 
 
@@ -155,20 +156,26 @@ def plumbing_rates(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def decode_speed(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Photos a second of CPU time, and how near each is to Pillow's bicubic."""
+    """Photos a second of CPU time, and how near each is to Pillow's bicubic: the demo's, and as shops have them."""
     photos = [Path(path).read_bytes() for _, path in demo_rows(arguments.work, 2000) if path.endswith("jpg")]
-    whole = [photo for photo in photos if is_whole(photo)][:400]
+    whole = [photo for photo in photos if is_whole(photo)][: arguments.rows or 400]
+    large = [enlarged(photo, LARGE) for photo in whole[::4]]
+    return {
+        "demo": decode_ratios(f"{len(whole)} JPEGs of the demo, mostly 600 px", whole, arguments.rounds),
+        "large": decode_ratios(f"{len(large)} JPEGs of {LARGE:,} px", large, arguments.rounds),
+    }
+
+
+def decode_ratios(what: str, photos: list[bytes], rounds: int) -> dict[str, Any]:
     ways = {"pillow": by_pillow, "samestyle": by_samestyle, "opencv": by_opencv}
-    rounds = alternate({name: partial(timed_decode, way, whole) for name, way in ways.items()}, arguments.rounds)
-    exact = [by_pillow(photo) for photo in whole[:50]]
+    taken = alternate({name: partial(timed_decode, way, photos) for name, way in ways.items()}, rounds)
+    exact = [by_pillow(photo) for photo in photos[:50]]
     for name, way in ways.items():
         error = np.mean(
-            [np.square(way(photo) - e.astype(float)).mean() for photo, e in zip(whole, exact, strict=False)]
+            [np.square(way(photo) - e.astype(float)).mean() for photo, e in zip(photos, exact, strict=False)]
         )
         print(f"  {name:<12}{10 * np.log10(255**2 / error) if error else np.inf:8.1f} dB of Pillow's")
-    return told(
-        f"{len(whole)} JPEGs of the demo", rounds, "pillow", "7 times Pillow expected of large JPEGs", key="cpu_rate"
-    )
+    return told(what, taken, "pillow", "7 times Pillow expected of large JPEGs", key="cpu_rate")
 
 
 def scale(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -213,6 +220,14 @@ def demo_rows(work: Path, rows: int) -> list[Row]:
     whole = [(r["title"], str(demo.image_root / r["image_uri"])) for r in table if r["title"] and r["image_uri"]]
     here = [row for row in whole if "://" not in row[1] and Path(row[1]).is_file()]
     return [here[i % len(here)] for i in range(rows)]
+
+
+def enlarged(photo: bytes, side: int) -> bytes:
+    """A JPEG with its longest side that many pixels."""
+    picture, out = Image.open(io.BytesIO(photo)).convert("RGB"), io.BytesIO()
+    scale = side / max(picture.size)
+    picture.resize([round(old * scale) for old in picture.size], Image.Resampling.LANCZOS).save(out, "JPEG", quality=90)
+    return out.getvalue()
 
 
 def is_whole(photo: bytes) -> bool:
@@ -260,6 +275,8 @@ def spark_session() -> Iterator[Any]:
     """On two cores, with the settings of conf/spark/dev.conf."""
     from pyspark.sql import SparkSession
 
+    from samestyle.tables.session import adjust
+
     os.environ.update(
         SPARK_LOCAL_IP="127.0.0.1",
         PYSPARK_PYTHON=sys.executable,
@@ -274,6 +291,7 @@ def spark_session() -> Iterator[Any]:
     builder = builder.config("spark.jars", jars).config("spark.ui.enabled", "false")
     spark = builder.config("spark.sql.shuffle.partitions", 4).master("local[2,4]").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    adjust(spark)
     try:
         yield spark
     finally:

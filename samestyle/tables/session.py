@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pyspark.sql import SparkSession
 
 from samestyle.errors import UsageError
+from samestyle.release.manifest import VIEWS
 from samestyle.settings import Settings
 
 
@@ -14,12 +15,20 @@ def session(job: str) -> Iterator[SparkSession]:
     """The session that spark-submit started, or that is there already; ended only where this began it."""
     running = SparkSession.getActiveSession()
     spark = running or SparkSession.builder.appName(f"samestyle {job}").getOrCreate()
-    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    adjust(spark)
     try:
         yield spark
     finally:
         if running is None:
             spark.stop()
+
+
+def adjust(spark: SparkSession) -> None:
+    """What must hold however the session was started."""
+    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    # The numbers of vectors do not repeat: to look for those that do is half of the work of writing them.
+    for view in VIEWS:
+        spark.conf.set(f"parquet.enable.dictionary#{view}_vector.list.element", "false")
 
 
 def check_paths(spark: SparkSession, settings: Settings) -> None:
