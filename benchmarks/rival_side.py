@@ -1,7 +1,7 @@
-"""What benchmarks/clip_retrieval.py runs in the environment of clip-retrieval, whose packages are not the project's.
+"""What benchmarks/rival.py runs in the environment of clip-retrieval, whose packages are not the project's.
 
-python clip_retrieval_side.py checkpoint SIZE FOLDER               a CLIP with random weights, in two formats
-python clip_retrieval_side.py infer MODEL OUT WORKERS TAR...       its own reader, mapper, writer and runner, timed
+python rival_side.py checkpoint SIZE FOLDER               a CLIP with random weights, in two formats
+python rival_side.py infer MODEL OUT WORKERS TAR...       its own reader, mapper, writer and runner, timed
 
 The last line that is printed is JSON.
 """
@@ -114,10 +114,10 @@ class Silent:
 
 
 def infer(model: str, out: str, workers: int, tars: list[str]) -> dict[str, float]:
-    """Rows, seconds and seconds of CPU (those of its readers included), after one warm-up over the first tar."""
+    """Rows, seconds and seconds of CPU (those of its readers included), after a warm-up over the first tars."""
     import numpy as np
 
-    run(model, f"{out}/warm", workers, tars[:1])
+    run(model, f"{out}/warm", workers, tars[: max(1, workers)])
     started, spent = time.perf_counter(), cpu()
     run(model, out, workers, tars)
     seconds, taken = time.perf_counter() - started, cpu() - spent

@@ -1,6 +1,6 @@
 """The embedding job against clip-retrieval's inference, from PyPI, with the same CLIP over the same JPEGs and titles.
 
-python -m benchmarks.clip_retrieval [small | b32] [--rows 2000] [--rounds 3] [--readers 2]
+python -m benchmarks.rival [small | b32] [--rows 2000] [--rounds 3] [--readers 2]
 
 It makes an environment of its own for clip-retrieval below --work (5 GB, as torch comes with CUDA), and in it a CLIP
 with random weights: `small`, where reading and decoding limit, or one as large as ViT-B/32, where the model does. Ours
@@ -42,7 +42,7 @@ from samestyle.catalogue.titles import normalise_title
 from samestyle.encoder.dual_stream import export_dual_stream
 
 PACKAGES = ["clip-retrieval==2.45.0", "setuptools<81"]  # `clip` needs pkg_resources
-SIDE = Path(__file__).with_name("clip_retrieval_side.py")
+SIDE = Path(__file__).with_name("rival_side.py")
 TARS = 8
 AIMS = {"small": "floor 2, goal 3 times clip-retrieval", "b32": "no slower than clip-retrieval"}
 
@@ -106,7 +106,7 @@ def environment(work: Path) -> Path:
 
 
 def side(python: Path, *words: str) -> str:
-    """What clip_retrieval_side.py prints, in the other environment and without the network."""
+    """What rival_side.py prints, in the other environment and without the network."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
     clean |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
     done = subprocess.run([str(python), str(SIDE), *words], env=clean, capture_output=True, text=True)
