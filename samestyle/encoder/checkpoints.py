@@ -172,7 +172,8 @@ class ImageTower(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = (images.float() * self.factor + self.shift).permute(0, 3, 1, 2)
+        # Planes first: ONNX Runtime takes three numbers a pixel one by one, which is half of a small network's time.
+        pixels = images.permute(0, 3, 1, 2).float() * self.factor[:, None, None] + self.shift[:, None, None]
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output)
 
 
