@@ -225,8 +225,8 @@ def test_two_builds_under_other_task_orders_give_the_same_bytes(shop, spark, tmp
     ],
 )
 def test_a_damaged_vector_in_the_table_is_named(shop, monkeypatch, spoiled, sentence):
-    def damaged(content, encoder_id):
-        row = embedding(content, encoder_id)
+    def damaged(content, encoder_id, sound=embedding):
+        row = sound(content, encoder_id)
         if content == 140:
             spoiled(row[-4])
         return row
