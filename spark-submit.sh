@@ -31,7 +31,7 @@ $(list_jobs)
 Env demo and \`setup\` install what is missing: .venv, Delta's jars, the encoder; as root with apt also g++ and Java.
 The other environments install nothing and name what is missing. Used as they are where they are set:
   SAMESTYLE_PYTHON      a Python 3.11 that has the packages of requirements.txt; then nothing is installed in any env
-  SPARK_HOME            a cluster's own Spark 4
+  SPARK_HOME            a cluster's own Spark
   SAMESTYLE_JARS        Delta's jars, separated by commas
 TEXT
 }
@@ -147,8 +147,11 @@ spark_command() {
     # In cluster mode the driver runs where there is no checkout.
     ! cluster_mode || files=$root/conf/base.yaml,$root/conf/$env.yaml
     join_lists
+    # Spark 3 does not know this option: it reads our file in place of its spark-defaults.conf.
+    local both=(--load-spark-defaults)
+    ! compgen -G "$spark_home/jars/spark-core_*-3.*.jar" >/dev/null || both=()
     command=("$spark_home/bin/spark-submit" --name "samestyle $job" --properties-file "$root/conf/spark/$env.conf"
-        --load-spark-defaults --py-files "$py_files" ${jars:+--jars "$jars"} ${files:+--files "$files"}
+        ${both[@]+"${both[@]}"} --py-files "$py_files" ${jars:+--jars "$jars"} ${files:+--files "$files"}
         ${spark_options[@]+"${spark_options[@]}"} "$root/jobs/$job.py" --env "$env" ${job_arguments[@]+"${job_arguments[@]}"})
 }
 

@@ -45,7 +45,8 @@ def spark_session() -> Iterator:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["SAMESTYLE_HOME"] = str(ROOT)
     os.environ["PYTHONPATH"] = str(ROOT)  # workers import udfs from here; with spark-submit it is the zip
-    jars = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))
+    installed = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))
+    jars = os.environ.get("SAMESTYLE_JARS", installed)  # of another Spark, as spark-submit.sh takes them
     builder = SparkSession.builder.appName("tests").config("spark.jars", jars)
     for line in (ROOT / "conf" / "spark" / "demo.conf").read_text().splitlines():
         if line.strip() and not line.startswith("#"):

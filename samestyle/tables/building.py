@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from samestyle.index.nodes import GraphParameters
 from samestyle.index.segments import Limits, Segment, SegmentPlan, plan_segments
@@ -30,6 +29,7 @@ from samestyle.tables.members import (
 )
 from samestyle.tables.modules import IndexTask, graph_parameters, index_of, rebuild_reason, shard_limits
 from samestyle.tables.night import Night
+from samestyle.tables.versions import repartition_by_id
 
 WorkerFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Record = dict[str, Any]
@@ -98,7 +98,7 @@ def held_nodes(night: Night, slots: Sequence[PlacedShard], reader: Callable[...,
     if not slots:
         return night.spark.createDataFrame([], HELD)
     numbers = night.spark.createDataFrame([(n,) for n in range(len(slots))], "shard int")
-    return numbers.repartitionById(len(slots), F.col("shard")).mapInArrow(reader(slots, night.store), HELD)
+    return repartition_by_id(numbers, len(slots), "shard").mapInArrow(reader(slots, night.store), HELD)
 
 
 def is_purge_due(night: Night) -> bool:
@@ -164,7 +164,7 @@ def make_shards(
     built = {place: graphs[target.index] for place, target in enumerate(targets) if target.kept is None}
     kept = {place: target.kept[0].nodes for place, target in enumerate(targets) if target.kept}
     # By id: a hash of the shard number would put several shards into one task. Nulls come first: nodes before items.
-    parted = rows.repartitionById(len(targets), F.col("shard")).sortWithinPartitions("label", "alive", "item_id")
+    parted = repartition_by_id(rows, len(targets), "shard").sortWithinPartitions("label", "alive", "item_id")
     made = parted.mapInArrow(builder(built, kept, night.store), BUILT).collect()
     return {row["shard"]: json.loads(row["record"]) for row in made}
 

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from samestyle.progress import say
 from samestyle.tables.night import Night
 from samestyle.tables.schemas import WRITTEN
+from samestyle.tables.versions import repartition_by_id
 
 # About 150 MB, so that a task and a reader hold one in their hands.
 FILE_ROWS = 20_000
@@ -25,7 +26,7 @@ def write_display_files(night: Night, writer: Writer) -> dict[str, dict[str, Any
     files = max(1, -(-rows.count() // FILE_ROWS))
     # By a hash: an item stays in its file from night to night, and a file without a change is the same object.
     placed = rows.withColumn("file", F.pmod(F.xxhash64("item_id"), F.lit(files)).cast("int"))
-    sorted_rows = placed.repartitionById(files, F.col("file")).sortWithinPartitions("item_id")
+    sorted_rows = repartition_by_id(placed, files, "file").sortWithinPartitions("item_id")
     written = sorted_rows.mapInArrow(writer(night.store), WRITTEN).collect()
     records = {row["file"]: json.loads(row["record"]) for row in written}
     say(f"display: titles and thumbnails of {sum(record['rows'] for record in records.values()):,} items")

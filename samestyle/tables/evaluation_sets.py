@@ -22,6 +22,7 @@ from samestyle.tables.changes import CONTENT_COLUMNS, with_contents, with_duplic
 from samestyle.tables.io import only_row
 from samestyle.tables.schemas import CATALOGUE_COLUMNS
 from samestyle.tables.source import missing, our_columns, read_catalogue, read_raw
+from samestyle.tables.versions import try_cast
 from samestyle.tables.warehouse import Warehouse
 
 PRODUCT = ("item_id", *CONTENT_COLUMNS, "image_version", "supplier_id", "category", "duplicate")
@@ -255,7 +256,7 @@ def is_right(raw: DataFrame) -> Column:
     """Pairs without a label were clicked together, and count as right."""
     if "label" not in raw.columns:
         return F.lit(True)
-    return F.col("label").isNull() | F.coalesce(F.col("label").try_cast("double") > 0, F.lit(False))
+    return F.col("label").isNull() | F.coalesce(try_cast(F.col("label"), "double") > 0, F.lit(False))
 
 
 def products(rows: DataFrame, settings: Settings) -> DataFrame:

@@ -18,6 +18,7 @@ from samestyle.release.manifest import PlacedShard, Shard, data_digest, decode
 from samestyle.tables.members import with_vectors
 from samestyle.tables.night import Night
 from samestyle.tables.queries import draw_queries
+from samestyle.tables.versions import repartition_by_id
 
 WorkerFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Record = dict[str, Any]
@@ -37,7 +38,7 @@ def search_shards(records: list[Record]) -> list[PlacedShard]:
 def shard_numbers(night: Night, shards: list[PlacedShard]) -> DataFrame:
     """shard (its place in the list) and index, each row in a partition of its own, so that each shard is one task."""
     rows = night.spark.createDataFrame([(n, s.index) for n, s in enumerate(shards)], "shard int, index int")
-    return rows.repartitionById(len(shards), F.col("shard"))
+    return repartition_by_id(rows, len(shards), "shard")
 
 
 def measure_recall(
@@ -106,7 +107,7 @@ def find_candidates(
     """
     shards = search_shards(records)
     numbers = night.spark.createDataFrame([(n, s.index) for n, s in enumerate(shards)], "shard int, index int")
-    pairs = queries.join(F.broadcast(numbers), "index").repartitionById(len(shards), F.col("shard"))
+    pairs = repartition_by_id(queries.join(F.broadcast(numbers), "index"), len(shards), "shard")
     return pairs.select("shard", "query_id", "vector").mapInArrow(finder(shards, night.store, k, efs), CANDIDATES)
 
 

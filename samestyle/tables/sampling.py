@@ -32,6 +32,7 @@ from samestyle.tables.pairs import (
     without_robots,
 )
 from samestyle.tables.source import as_kind, map_columns, missing, read_raw
+from samestyle.tables.versions import try_cast
 from samestyle.tables.workshop import Workshop
 
 SPLITS = ("train", "validation", "test")
@@ -216,7 +217,7 @@ def with_our_names(raw: DataFrame) -> DataFrame:
 
     def number(name: str, kind: str) -> Column:
         # By way of double: in CSV a label may be 1.0.
-        return F.col(name).try_cast("double").try_cast(kind) if name in raw.columns else F.lit(None).cast(kind)
+        return try_cast(try_cast(F.col(name), "double"), kind) if name in raw.columns else F.lit(None).cast(kind)
 
     label = F.col("label") if "label" in raw.columns else F.lit(None)
     return raw.select(

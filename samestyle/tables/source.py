@@ -16,6 +16,7 @@ from samestyle.errors import InputError, UsageError
 from samestyle.settings import Catalogue, Clicks
 from samestyle.tables.io import escape_glob, list_files, only_row
 from samestyle.tables.schemas import CATALOGUE_COLUMNS, CLICK_COLUMNS
+from samestyle.tables.versions import make_valid_utf8, try_cast
 
 SAMPLE_OF = 1_000_000  # the finest share that a sample can have is one of these
 FILES = "files-"  # what the version of a source begins with that has none of its own
@@ -197,11 +198,11 @@ def as_kind(column: Column, kind: str) -> Column:
     """Null where a value does not fit. Seconds since 1970 are a time in text as well: CSV knows no numbers."""
     if kind == "string":
         # Parquet and Spark take any bytes for text, and Arrow, which every Python stage reads, takes only UTF-8.
-        return F.make_valid_utf8(column.try_cast(kind))
+        return make_valid_utf8(try_cast(column, kind))
     if kind != "timestamp":
-        return column.try_cast(kind)
-    seconds = column.try_cast("string").try_cast("double").try_cast("timestamp")
-    return F.coalesce(column.try_cast("timestamp"), seconds)
+        return try_cast(column, kind)
+    seconds = try_cast(try_cast(try_cast(column, "string"), "double"), "timestamp")
+    return F.coalesce(try_cast(column, "timestamp"), seconds)
 
 
 def missing(setting: str, wanted: str, columns: Iterable[str]) -> UsageError:

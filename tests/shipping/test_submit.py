@@ -104,6 +104,17 @@ def test_words_before_the_dashes_go_to_the_job_and_those_after_to_spark(checkout
     assert command[job + 1 :] == ["--env", "dev", "demo.day=2", "--dry-run", "paths.root=/a b"]
 
 
+@pytest.mark.parametrize(("version", "expected"), [("2.12-3.5.7", False), ("2.13-4.0.1", True)])
+def test_spark_3_is_not_given_an_option_that_it_does_not_know(checkout, tmp_path, version, expected):
+    for path in ("bin/spark-submit", f"jars/spark-core_{version}.jar"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).touch(0o755)
+    words = ["nightly", "--env", "dev", "--print-command"]
+    done = submit(checkout, *words, **ready() | {"SPARK_HOME": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert (" --load-spark-defaults " in done.stdout) == expected
+
+
 def test_lists_of_the_user_are_joined_to_ours(checkout):
     lists = ["--jars", "/x.jar", "--py-files=/y.zip", "--files", "/z.txt"]
     _, command = printed_command(checkout, "nightly", "--env", "dev", "--", *lists)
