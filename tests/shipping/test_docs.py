@@ -1,18 +1,25 @@
-"""Every command and every Python example of the README and docs runs, in the order of the pages, as it is printed."""
+"""The commands in ```bash blocks, and the Python examples, run in the order of the pages, as they are printed.
+
+What else the pages show is run by other tests: tests/core/test_pages.py names them.
+"""
 
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from checkout import COPIED, ROOT
+from pages import PAGES, blocks, commands
 
 from samestyle.encoder.sources import default_kind
 
-PAGES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operations", "serving", "tables", "settings")]]
-PAGES += ["CONTRIBUTING.md", "conf/examples/README.md"]
+WEB = "docs/web.md"
+# The Python of other pages continues what their readers have: an encoder's folder, a table of their own.
+EXAMPLES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operations", "serving", "tables", "settings")]]
 # A shop small enough to wait for, but with the item that the examples name.
 SMALL = "\ndemo:\n  offers: 220\nevaluation:\n  queries: 50\nindex:\n  ef_search: [10, 40]\n"
 READY = all((ROOT / ".cache" / name).exists() for name in ("jars", f"encoders/{default_kind()}/encoder.json"))
@@ -20,20 +27,8 @@ READY = all((ROOT / ".cache" / name).exists() for name in ("jars", f"encoders/{d
 pytestmark = pytest.mark.skipif(not READY, reason="needs Delta's jars and the encoder: make setup")
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def commands() -> list[str]:
-    """Each command once: pages repeat the first one, and it would find nothing to do."""
-    lines = [
-        line.partition("#")[0].strip()
-        for page in PAGES
-        for block in blocks(page, "bash")
-        for line in block.splitlines()
-    ]
-    return list(dict.fromkeys(line for line in lines if line))
+def lines(page: str) -> list[str]:
+    return [command.text for command in commands(page) if command.block == "bash"]
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +45,12 @@ def checkout(tmp_path_factory) -> Path:
     (folder / ".cache").mkdir()
     for name in ("jars", "encoders"):
         (folder / ".cache" / name).symlink_to(ROOT / ".cache" / name)
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "samestyle").symlink_to(Path(sys.executable).parent / "samestyle")
+    (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
 
-def run(checkout: Path, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {
+def environment(checkout: Path) -> dict[str, str]:
+    return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": str(checkout.parent),
         "PYTHONPATH": str(checkout),
@@ -64,21 +58,63 @@ def run(checkout: Path, *command: str, text: str | None = None) -> subprocess.Co
         "SAMESTYLE_HOME": str(checkout),
         "SPARK_LOCAL_IP": "127.0.0.1",
     }
-    return subprocess.run(command, cwd=checkout, env=environment, input=text, capture_output=True, text=True)
+
+
+def run(checkout: Path, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=checkout, env=environment(checkout), input=text, capture_output=True, text=True)
+
+
+def assert_ends_well(checkout: Path, command: str) -> str:
+    ended = run(checkout, "bash", "-c", command)
+    assert ended.returncode == 0, f"{command}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+    return ended.stdout
+
+
+def filled_in(checkout: Path, command: str) -> str:
+    """With the ids of this shop's releases, which a reader takes from `releases list`; of make, what it would do."""
+    releases = sorted(path.name for path in checkout.glob("data/demo/store/releases/*"))
+    for place, name in {"CURRENT_ID": releases[-1:], "CANDIDATE_ID": releases[:1]}.items():
+        command = command.replace(place, *name or ["none"])
+    return command.replace("make ", "make --dry-run ", 1) if command.startswith("make ") else command
 
 
 def test_the_commands_of_the_pages_end_well(checkout):
-    listed = commands()
+    # Each once: pages repeat the first one, and it would find nothing to do.
+    listed = list(dict.fromkeys(line for page in PAGES if page != WEB for line in lines(page)))
     assert {"./spark-submit.sh nightly", "make test", "./spark-submit.sh nightly demo.day=2"} <= set(listed)
     assert ".venv/bin/samestyle releases rollback" in listed
     for command in listed:
-        # make test is what runs this; that it is there is all that can be asked.
-        words = ["make", "--dry-run", "test"] if command == "make test" else ["bash", "-c", command]
-        ended = run(checkout, *words)
-        assert ended.returncode == 0, f"{command}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+        assert_ends_well(checkout, filled_in(checkout, command))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@contextmanager
+def serving(checkout: Path) -> Iterator[str]:
+    """Where `samestyle serve` answers meanwhile."""
+    words = [".venv/bin/samestyle", "serve", "--port", "0"]
+    with subprocess.Popen(words, cwd=checkout, env=environment(checkout), stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            found = re.fullmatch(
+                r"release \S+ at (http://127\.0\.0\.1:\d+) \(Ctrl-C ends\)\n", server.stdout.readline()
+            )
+            assert found
+            yield found.group(1)
+        finally:
+            server.terminate()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_web_application_answers_as_its_page_says(checkout):
+    """After the nights of the test above."""
+    photo = max((checkout / "data" / "demo" / "catalogue").rglob("*.jpg"), key=lambda path: path.stat().st_size)
+    shutil.copy(photo, checkout / "mug.jpg")
+    with serving(checkout) as address:
+        for command in lines(WEB):
+            asked = command.replace("http://127.0.0.1:8000", address).replace("curl ", "curl -sS --fail-with-body ", 1)
+            assert '"release_id"' in assert_ends_well(checkout, asked), command
+
+
+@pytest.mark.parametrize("page", [page for page in EXAMPLES if blocks(page, "python")])
 def test_the_examples_of_a_page_run_in_order(checkout, page):
     ended = run(checkout, sys.executable, "-", text="\n".join(blocks(page, "python")))
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-3000:]
