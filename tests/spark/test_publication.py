@@ -29,11 +29,11 @@ def test_new_objects_are_read_back_by_executors(spark, tmp_path):
     flip_bit(store.path(old.graph.key), 1000)  # what the parent has was read when it was published
     verify_new(night, manifest, object_verifier)
     flip_bit(store.path(first.graph.key), 1000)
-    store.delete(second.items_file.key)
+    store.delete(second.graph.key)
     with pytest.raises(IntegrityError, match="release r2 is damaged in 2 of 5 objects") as told:
         verify_new(night, manifest, object_verifier)
     assert f"{first.graph.key} has sha256" in str(told.value)
-    assert f"{second.items_file.key} is missing" in str(told.value)
+    assert f"{second.graph.key} is missing" in str(told.value)
 
 
 def test_neighbours_that_came_from_other_vectors_are_refused(spark, tmp_path):
