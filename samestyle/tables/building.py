@@ -66,6 +66,7 @@ def build_indexes(
     slots = [PlacedShard(n, shard, start.graph.dim) for n, start in enumerate(starts) for shard in start.shards]
     rows = index_rows(night.items(), night.embeddings(), tasks, night.clicks()).persist()
     nodes = night_nodes(rows, held_nodes(night, slots, reader)).persist()
+    kept_in_memory = [rows, nodes]
     try:
         counts = count_nodes(nodes)
         purge = is_purge_due(night)
@@ -73,12 +74,13 @@ def build_indexes(
         for start, plan in zip(starts, plans, strict=True):
             say(announcement(start, plan, purge))
         targets, placement = place(plans, slots)
-        placed = placed_nodes(nodes, placement, night.settings.index.seed)
+        placed = placed_nodes(nodes, placement, night.settings.index.seed).persist()
+        kept_in_memory.append(placed)
         stream = shard_rows(rows, placed, night.embeddings(), tasks, placement.inserted)
         made = make_shards(night, stream, targets, [start.graph for start in starts], builder)
     finally:
-        nodes.unpersist()
-        rows.unpersist()
+        for frame in kept_in_memory:
+            frame.unpersist()
     return [index_record(n, *pair, targets, made) for n, pair in enumerate(zip(starts, plans, strict=True))]
 
 

@@ -19,9 +19,9 @@ from samestyle.tables.modules import IndexTask
 
 ITEM_COLUMNS = ("item_id", "supplier_id", "category", "attributes")
 NODE = ("index", "key", "node_key")
-# So few nodes are told to every worker (100 MB), instead of sending the vectors of the whole catalogue to where the
+# So few nodes are told to every worker (40 MB), instead of sending the vectors of the whole catalogue to where the
 # nodes are: most nights insert less than that.
-FEW_NODES = 250_000
+FEW_NODES = 100_000
 # (index, key, slot) -> (nodes, those with an item of tonight); slot None: new.
 NodeCounts = dict[tuple[int, str, int | None], tuple[int, int]]
 # The nodes of the parent's shards; a slot is a shard's place among them.
