@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,11 +76,15 @@ def main() -> None:
     print(json.dumps(figures, indent=None if chosen.part == "one" else 1))
 
 
+@cache
+def centres(dim: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((1000, dim), dtype=np.float32)
+
+
 def clustered(count: int, dim: int, seed: int) -> np.ndarray:
     """Unit vectors around 1,000 centres, as catalogues have them: (count, dim) float32."""
-    centres = np.random.default_rng(0).standard_normal((1000, dim), dtype=np.float32)
     rng = np.random.default_rng(seed)
-    vectors = centres[rng.integers(1000, size=count)] + 0.8 * rng.standard_normal((count, dim), dtype=np.float32)
+    vectors = centres(dim)[rng.integers(1000, size=count)] + 0.8 * rng.standard_normal((count, dim), dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
