@@ -166,7 +166,7 @@ class Searcher:
         items_per_supplier: most items of one supplier. Raises UsageError for a wrong argument.
         """
         generation, cap = self._generation, max(1, items_per_node)
-        if where is None and not exclude_items and not exclude_suppliers and not items_per_supplier:
+        if where is None and not exclude_items and not exclude_suppliers and items_per_supplier is None:
             hits = search_plainly(generation.views.get(view, ()), vectors, k, cap)
             if hits is not None:
                 return [hits]
