@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from samestyle.errors import UsageError
 
@@ -205,7 +205,8 @@ class Module(Section):
         "catalogue", description="All items, or those of the leaf categories clicked within the window."
     )
     triggers: Literal["catalogue", "clicked"] = Field(
-        "catalogue", description="Whose neighbours are listed: those of all items, or of the clicked ones."
+        "catalogue",
+        description="Whose neighbours are listed: all items', or the clicked ones' where there is a click log.",
     )
     shard_by: Literal["category"] | None = Field(
         None,
@@ -278,11 +279,35 @@ class Evaluation(Section):
 class Neighbours(Section):
     """The lists of neighbours. Scores are cosines."""
 
-    k: int = Field(10, ge=1, description="Neighbours a band that are kept.")
-    candidates: int = Field(50, ge=1, description="Neighbours searched for before they are put into bands.")
-    same_style_min: float = Field(0.8, ge=-1, le=1, description="Lowest score of the band same_style.")
+    k: int = Field(10, ge=1, description="Neighbours a band that are shown.")
+    keep: int = Field(
+        20, ge=1, description="Neighbours a band that are kept, so that withdrawals can be made up for; at least k."
+    )
+    candidates: int = Field(100, ge=1, description="Nodes of a shard that are searched for before bands are made.")
+    supplier_max: int = Field(
+        3, ge=1, description="Further offers of one supplier come after all others of their band."
+    )
+    searches_max: int | None = Field(
+        10_000_000, ge=1, description="A night that would search more nodes than this is refused; null: none is."
+    )
+    precision: float = Field(
+        0.9, gt=0, le=1, description="Share of the band same_style that should be right: its threshold follows from it."
+    )
+    labelled: int = Field(2000, ge=1, description="Sampled items whose neighbours are compared with their true styles.")
+    same_style_min: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Lowest score of the band same_style; null: calibrated on labels, or 0.85 where there are none.",
+    )
     similar_min: float = Field(0.5, ge=-1, le=1, description="Lowest score of the band similar.")
     duplicate_min: float = Field(0.95, ge=-1, le=1, description="Lowest score of the band duplicate.")
+
+    @model_validator(mode="after")
+    def keeps_what_it_shows(self) -> "Neighbours":
+        if self.keep < self.k:
+            raise ValueError(f"keep is {self.keep} and k is {self.k}: lists cannot be shorter than what they show")
+        return self
 
 
 class Pairs(Section):
@@ -446,7 +471,7 @@ class Notify(Section):
 
 DEFAULT_MODULES = {
     "search": Module(views=("fused", "image", "text")),
-    "homepage": Module(where="in_stock"),
+    "homepage": Module(where="in_stock", triggers="clicked"),
     "history": Module(where="in_stock", scope="clicked_categories", triggers="clicked"),
 }
 

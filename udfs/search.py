@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from samestyle.evaluation.queries import Queries
 from samestyle.evaluation.recall import EXACT, recalls
+from samestyle.index.candidates import Candidates, CandidateShard, Reach
 from samestyle.index.shard import OpenShard, open_shard
 from samestyle.release.manifest import PlacedShard
 from samestyle.release.store import Store
@@ -20,11 +21,7 @@ from samestyle.release.store import Store
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 # Queries a shard and ef whose steps are counted, which is slow.
 WALKED = 5
-CANDIDATE = pa.schema(
-    [("index", pa.int32())]
-    + [(name, pa.string()) for name in ("query_id", "item_id", "supplier_id", "category")]
-    + [("score", pa.float32())]
-)
+OF_ITEM = ("item_id", "node_key", "supplier_id", "category")
 
 
 def vector_sampler(
@@ -77,27 +74,50 @@ def recall_measurer(
     return measure
 
 
-def candidate_finder(shards: Sequence[PlacedShard], store: Store, k: int, efs: list[int] | None) -> ArrowFunction:
-    """For mapInArrow over partitions of one shard: columns shard, query_id, vector -> each query's k best nodes' items.
+def candidate_finder(shards: Sequence[PlacedShard], store: Store, reaches: Sequence[Reach]) -> ArrowFunction:
+    """For mapInArrow over partitions of one shard: columns shard, query_id, vector -> the items of each query's nodes.
 
-    efs: one an index; None means exact search. The item whose id is the query's is left out; k counts further nodes.
+    reaches: one an index. Yields rows of tables.indexes.CANDIDATES; the query's own item is among them.
     """
 
     def find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        opened: OpenShard | None = None
+        opened: CandidateShard | None = None
         for batch in batches:
             if batch.num_rows == 0:
                 continue
             one = shards[batch.column("shard")[0].as_py()]
-            opened = opened or fetch_shard(store, one)
-            vectors = np.stack(batch.column("vector").to_numpy(zero_copy_only=False)).astype(np.float32)
-            if efs is None:
-                labels, scores = opened.search_exactly(vectors, k + 1)
-            else:
-                labels, scores = opened.search(vectors, k + 1, efs[one.index])
-            yield candidates_batch(one.index, opened, batch.column("query_id"), labels, scores)
+            opened = opened or CandidateShard(fetch_shard(store, one))
+            vectors = batch.column("vector").flatten().to_numpy().reshape(batch.num_rows, one.dim)
+            reach = reaches[one.index]
+            found = opened.find(vectors, reach)
+            yield candidates_batch(one.index, opened, batch.column("query_id"), found, reach.members)
 
     return find
+
+
+def item_reader(shards: Sequence[PlacedShard], store: Store) -> ArrowFunction:
+    """For mapInArrow over rows of shard numbers: the living items of these shards' item files.
+
+    Yields rows of tables.indexes.MEMBERS.
+    """
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column("shard").to_pylist():
+                yield from living_items(shards[number], store)
+
+    return read
+
+
+def living_items(one: PlacedShard, store: Store) -> Iterator[pa.RecordBatch]:
+    with tempfile.TemporaryDirectory(prefix="samestyle-items-") as folder:
+        path = Path(folder) / "items.parquet"
+        store.get_object(one.shard.items_file, path)
+        rows = pq.read_table(path, columns=[*OF_ITEM, "alive"])
+    living = rows.filter(pc.fill_null(rows["alive"], False)).select(OF_ITEM)
+    for batch in living.to_batches():
+        columns = [constant(one.index, batch.num_rows), *batch.columns]
+        yield pa.RecordBatch.from_arrays(columns, names=["index", *OF_ITEM])
 
 
 def opened_shards(
@@ -153,18 +173,17 @@ def scores_batch(
 
 
 def candidates_batch(
-    index: int, shard: OpenShard, ids: pa.Array, labels: np.ndarray, scores: np.ndarray
+    index: int, shard: CandidateShard, ids: pa.Array, found: Candidates, members: int | None
 ) -> pa.RecordBatch:
-    """Nodes as their items: one row a (query, member), less the query itself."""
-    queries = np.repeat(np.arange(len(labels)), labels.shape[1])
-    flat = labels.ravel()
-    counts = shard.first_row[flat + 1] - shard.first_row[flat]
-    ends = np.cumsum(counts)
-    # Row numbers of every member of every found node, without a Python loop over them.
-    rows = np.arange(ends[-1]) - np.repeat(ends - counts, counts) + np.repeat(shard.first_row[flat], counts)
-    members = shard.items.select(["item_id", "supplier_id", "category"]).take(pa.array(rows)).to_pandas()
-    frame = pd.DataFrame({"query_id": ids.to_pandas().to_numpy()[np.repeat(queries, counts)]}).join(members)
-    frame["index"] = np.int32(index)
-    frame["score"] = np.repeat(scores.ravel(), counts).astype(np.float32)
-    frame = frame[frame["query_id"] != frame["item_id"]]
-    return pa.RecordBatch.from_pandas(frame, schema=CANDIDATE, preserve_index=False)
+    """Nodes as their items, without a Python loop over them."""
+    places, rows = shard.rows_of(found, members)
+    first = np.diff(places, prepend=-1) > 0
+    items = shard.items.select(OF_ITEM).take(pa.array(rows)).combine_chunks()
+    columns = [
+        constant(index, len(rows)),
+        ids.take(pa.array(found.queries[places])),
+        *[items[name].combine_chunks() for name in OF_ITEM],
+        pa.array(found.scores[places]),
+        pa.array(first),
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=["index", "query_id", *OF_ITEM, "score", "first"])

@@ -98,13 +98,42 @@ class RecallSlice:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """Of labelled pairs at or above a threshold the share that is right, with its 95 % interval; how many pairs that
+    were; and the share of all right pairs that is among them."""
+
+    pairs: int
+    value: float
+    low: float
+    high: float
+    recall: float
+
+    def __post_init__(self) -> None:
+        shares = (self.low, self.value, self.high, self.recall)
+        require(all(0 <= share <= 1 for share in shares), "precision low, value, high, recall", shares, "0 to 1")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the threshold of same_style was fitted on: `labels` in words, the precision wanted, and the one reached on
+    the half of the labels that it was fitted on, and on the other half."""
+
+    labels: str
+    precision: float
+    fitted: Precision
+    shown: Precision
+
+
+@dataclass(frozen=True)
 class Thresholds:
-    """Lowest cosines of the bands; `calibrated` where they were fitted on labelled pairs."""
+    """Lowest cosines of the bands; `calibrated` where that of same_style was fitted on labelled pairs. calibration is
+    null where it was not, and in releases of former versions."""
 
     same_style: float
     similar: float
     duplicate: float
     calibrated: bool = False
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         rising = (self.similar, self.same_style, self.duplicate)

@@ -92,6 +92,27 @@ def draw_shards(axes: Any, index: dict[str, Any]) -> None:
     axes.tick_params(color="#98a2b3", labelsize=10)
 
 
+def threshold_curve(points: list[dict[str, Any]], chosen: float, wanted: float | None) -> bytes:
+    """Precision and recall of a band against its threshold; the chosen one, and the precision wanted, as lines.
+
+    points: each with threshold, pairs, precision, recall.
+    """
+    with rc_context(SVG_STYLE):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        scores = [point["threshold"] for point in points]
+        for name, colour in zip(("precision", "recall"), COLOURS, strict=False):
+            axes.plot(scores, [point[name] for point in points], color=colour, linewidth=1.8, label=name)
+        axes.axvline(chosen, color="#475467", linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {chosen:.2f}")
+        if wanted is not None:
+            axes.axhline(wanted, color="#b3261e", linewidth=1, linestyle=(0, (4, 3)), label="precision wanted")
+        axes.set(xlabel="lowest score of same_style", ylim=(0, 1.02))
+        axes.grid(color="#e4e7ec", linewidth=0.8)
+        axes.tick_params(color="#98a2b3")
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=11)
+        return svg(figure)
+
+
 def svg(figure: Figure) -> bytes:
     target = io.BytesIO()
     figure.savefig(target, format="svg", metadata={"Date": None})

@@ -118,8 +118,8 @@ class Report:
 
     records: what the stages wrote, by the names in RECORDS, and of other nights: `before`, the parent, a summary with
     release_id, created_at and `switched`; `nights`, those before, oldest first, with `summary` and `gate`.
-    settings: YAML; recall_chart, shard_chart: SVG; changes: of items, against the parent; sheet_module: whose
-    neighbours the sheets show; problems: sentences about what this report could not find out.
+    settings: YAML; recall_chart, shard_chart, threshold_chart: SVG; changes: of items, against the parent;
+    sheet_module: whose neighbours the sheets show; problems: sentences about what this report could not find out.
     """
 
     run_id: str
@@ -128,6 +128,7 @@ class Report:
     code_version: str = ""
     recall_chart: bytes | None = None
     shard_chart: bytes | None = None
+    threshold_chart: bytes | None = None
     changes: tuple[Change, ...] = ()
     affected: tuple[Affected, ...] = ()
     sheet_module: str = ""
@@ -189,12 +190,18 @@ def verdict(records: Records) -> Verdict:
     if outcome == "done":
         return Verdict("good", "Done", ("This run has published nothing: its publish stage did not run.",))
     if outcome == "refused":
-        where = "the gate" if summary.get("gate_refused") else "the preflight"
-        return Verdict("bad", f"Refused by {where}", (*reasons(summary), serving(records)))
+        return Verdict("bad", f"Refused by {refuser(records)}", (*reasons(summary), serving(records)))
     if outcome == "failed":
         code = f"Failed (exit code {summary.get('exit_code')})"
         return Verdict("bad", code, (*reasons(summary), serving(records)), summary.get("error") or "")
     return Verdict("warn", "Not finished", ("The run is still going on, or it died without a word.",))
+
+
+def refuser(records: Records) -> str:
+    """What refused the run, by how far it came: between measuring and judging only a budget can."""
+    if records["summary"].get("gate_refused") or "neighbours" in records:
+        return "the gate"
+    return "the budget of searches" if "evaluate_index" in records else "the preflight"
 
 
 def published(summary: dict[str, Any]) -> Verdict:
@@ -287,6 +294,14 @@ def styles(records: Records) -> list[tuple[str, dict[str, Any]]]:
     return sorted(records.get("evaluate_index", {}).get("style_recall", {}).items())
 
 
+def thresholds(records: Records) -> dict[str, Any] | None:
+    """Of the bands, with the sentence that says where they come from; None before they were chosen."""
+    evaluated = records.get("evaluate_index", {})
+    if "thresholds" not in evaluated:
+        return None
+    return evaluated["thresholds"] | {"sentence": evaluated["threshold_sentence"].removeprefix("thresholds: ")}
+
+
 def gate(records: Records) -> list[dict[str, Any]]:
     """The gate's results, what it refused first."""
     return sorted(records.get("gate", {}).get("results", []), key=lambda result: result["passed"])
@@ -331,8 +346,8 @@ def notes(records: Records) -> list[str]:
 SECTIONS: dict[str, Callable[[Records], Any]] = {
     section.__name__: section
     for section in (
-        *(verdict, headline_numbers, ledger, moved, indexes, slices, styles, drift, gate, timings, throughput),
-        *(facts, notes),
+        *(verdict, headline_numbers, ledger, moved, indexes, slices, styles, thresholds, drift, gate, timings),
+        *(throughput, facts, notes),
     )
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 from samestyle.errors import UsageError
 from samestyle.release.manifest import Manifest
@@ -40,8 +41,9 @@ class Served:
         return embeddings_by_item(self.items(), self.warehouse.embeddings_of(self.manifest.encoder.encoder_id))
 
     def neighbours(self, module: str) -> DataFrame:
-        """Rows of one module: item_id, band, rank, neighbour_id, score."""
-        return self.warehouse.neighbours.read().where(own_rows(module, self.manifest.release_id))
+        """What is shown of one module: item_id, band, rank, neighbour_id, score."""
+        rows = self.warehouse.neighbours.read().where(own_rows(module, self.manifest.release_id))
+        return rows.where(F.col("rank") <= self.settings.neighbours.k)
 
     def photos(self, rows: Sequence[Row], size: int = 112) -> list[Photo]:
         """One photo a row, decoded on the driver: for tens of rows, not for thousands. Rows: item_id, image_uri."""

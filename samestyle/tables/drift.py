@@ -85,7 +85,8 @@ def neighbour_probes(night: Night) -> Iterator[NeighbourProbe]:
     """One a module that the parent lists neighbours of, where both were made by the same encoder."""
     if night.parent is None or not night.same_encoder():
         return
-    rows, serving = night.warehouse.neighbours.read(), night.items().where("content_key is not null").select("item_id")
+    rows = night.warehouse.neighbours.read().where(F.col("rank") <= night.settings.neighbours.k)
+    serving = night.items().where("content_key is not null").select("item_id")
     for module in night.parent.modules():
         old = rows.where(own_rows(module, night.parent.release_id)).select("item_id", "neighbour_id")
         new = rows.where(own_rows(module, night.release_id)).select("item_id", "neighbour_id")

@@ -8,6 +8,7 @@ from samestyle.evaluation.queries import Measurement
 from samestyle.evaluation.recall import wilson
 from samestyle.settings import Settings
 from samestyle.tables.night import Night
+from samestyle.tables.thresholds import Bands
 
 Row = tuple[Any, ...]
 Record = dict[str, Any]
@@ -72,6 +73,20 @@ def graph_facts(shard: Record) -> Record:
     if health:
         facts |= {"reachable": health["reachable"], "unlinked": health["unlinked"], "degree": health["degrees"][2]}
     return {fact: value for fact, value in facts.items() if value is not None}
+
+
+def threshold_rows(night: Night, bands: Bands) -> list[Row]:
+    """What thresholds of same_style reach on the half of the labels that none was fitted on; nothing without labels."""
+    head = (night.run.run_id, night.encoder.encoder_id, night.release_id, None, "fused", "all")
+    rows: list[Row] = []
+    for one in bands.curve:
+        for metric in ("precision", "recall"):
+            name = f"same_style {metric} at {one.threshold:.2f}"
+            rows.append((*head, name, getattr(one, metric), one.pairs, None, None))
+    if bands.thresholds.calibration:
+        shown = asdict(bands.thresholds.calibration.shown)
+        rows.append((*head, "same_style precision", *interval(shown | {"queries": shown["pairs"]})))
+    return rows
 
 
 def interval(share: Record) -> Row:

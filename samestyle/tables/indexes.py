@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from samestyle.evaluation.queries import Measurement, Queries, query_seed
 from samestyle.evaluation.recall import EXACT, Proportion, proportion, recalls
 from samestyle.evaluation.retrieval import style_at_1
+from samestyle.index.candidates import Reach
 from samestyle.release.manifest import PlacedShard, Shard, data_digest, decode
 from samestyle.tables.members import with_vectors
 from samestyle.tables.night import Night
@@ -23,7 +24,12 @@ from samestyle.tables.versions import repartition_by_id
 WorkerFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Record = dict[str, Any]
 MEASURED = "shard int, index int, query int, ef int, scores array<float>, recall double, compared long"
-CANDIDATES = "index int, query_id string, item_id string, supplier_id string, category string, score float"
+# first: the first item of its node, so that nodes can be counted.
+CANDIDATES = """
+    index int, query_id string, item_id string, node_key string, supplier_id string, category string, score float,
+    first boolean
+"""
+MEMBERS = "index int, item_id string, node_key string, supplier_id string, category string"
 
 
 def search_shards(records: list[Record]) -> list[PlacedShard]:
@@ -97,18 +103,24 @@ def find_candidates(
     night: Night,
     records: list[Record],
     queries: DataFrame,
-    k: int,
-    efs: list[int] | None,
+    reaches: list[Reach],
     finder: Callable[..., WorkerFunction],
 ) -> DataFrame:
-    """The items of the k best nodes of every shard of its index, for each query; see CANDIDATES.
+    """The items of each query's nodes in every shard of its index, its own among them; see CANDIDATES.
 
-    queries: index, query_id, vector. efs: one an index; None: exact search. Every shard is one task, opened once.
+    queries: index, query_id, vector. reaches: one an index. Every shard is one task, opened once.
     """
     shards = search_shards(records)
     numbers = night.spark.createDataFrame([(n, s.index) for n, s in enumerate(shards)], "shard int, index int")
     pairs = repartition_by_id(queries.join(F.broadcast(numbers), "index"), len(shards), "shard")
-    return pairs.select("shard", "query_id", "vector").mapInArrow(finder(shards, night.store, k, efs), CANDIDATES)
+    return pairs.select("shard", "query_id", "vector").mapInArrow(finder(shards, night.store, reaches), CANDIDATES)
+
+
+def index_members(night: Night, shards: list[PlacedShard], reader: Callable[..., WorkerFunction]) -> DataFrame:
+    """The items that these shards serve; see MEMBERS."""
+    if not shards:
+        return night.spark.createDataFrame([], MEMBERS)
+    return shard_numbers(night, shards).mapInArrow(reader(shards, night.store), MEMBERS)
 
 
 def style_recall(night: Night, records: list[Record], finder: Callable[..., WorkerFunction]) -> dict[str, Proportion]:
@@ -123,7 +135,9 @@ def style_recall(night: Night, records: list[Record], finder: Callable[..., Work
         return {}
     styles = night.items().where("content_key is not null and style_group is not null")
     queries = style_queries(night, styles, [record["view"] for record in wanted]).persist()
-    found = find_candidates(night, wanted, queries.select("index", "query_id", "vector"), 2, None, finder)
+    reaches = [Reach(nodes=3, ef=None)] * len(wanted)  # the query's own node and two more
+    found = find_candidates(night, wanted, queries.select("index", "query_id", "vector"), reaches, finder)
+    found = found.where("item_id != query_id")
     named = found.join(styles.select("item_id", "style_group"), "item_id", "left").join(
         queries.select("index", "query_id", "wanted"), ["index", "query_id"]
     )

@@ -32,7 +32,7 @@ def index_tasks(settings: Settings, columns: list[str], notes: list[str]) -> Ite
     """
     has_clicks = bool(settings.clicks.path or settings.clicks.table)
     for name, module in settings.modules.items():
-        if not has_clicks and "clicked" in (module.scope + module.triggers):
+        if not has_clicks and module.scope == "clicked_categories":
             notes.append(f"module {name} skipped: it needs a click log, and clicks.path and clicks.table are not set")
             continue
         where = usable_filter(settings, name, columns, notes)

@@ -16,6 +16,7 @@ from samestyle.release.publish import require_sound
 from samestyle.tables.drift import measure_drift
 from samestyle.tables.night import Night
 from samestyle.tables.schemas import DAMAGE, OBJECT
+from samestyle.tables.thresholds import uncalibrated
 
 Verifier = Callable[..., Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]]
 
@@ -82,16 +83,11 @@ def encoder_entry(night: Night) -> EncoderEntry:
 
 def index_entries(night: Night, evaluated: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Build and measurement of each index, brought together."""
-    limits = night.settings.neighbours
-    thresholds = {
-        "same_style": limits.same_style_min,
-        "similar": limits.similar_min,
-        "duplicate": limits.duplicate_min,
-        "calibrated": False,
-    }
+    thresholds = {"fused": night.run.required("evaluate_index")["thresholds"]}
+    of_others = asdict(uncalibrated(night.settings.neighbours))
     measured = {(index["module"], index["view"]): index for index in evaluated}
     for record in night.run.required("build_index")["indexes"]:
         index = measured[record["module"], record["view"]]
         recalls = {recall["shard"]: recall for recall in index["shard_recalls"]}
         shards = [shard | recalls.get(shard["shard"], {}) for shard in record["shards"]]
-        yield record | index | {"thresholds": thresholds, "shards": shards}
+        yield record | index | {"thresholds": thresholds.get(record["view"], of_others), "shards": shards}

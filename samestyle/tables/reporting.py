@@ -69,6 +69,7 @@ def collect_report(night: Night) -> Report:
         code_version=code_version(),
         recall_chart=attempt("recall chart", lambda: recall_chart(records), None),
         shard_chart=attempt("chart of shards", lambda: shard_chart(records), None),
+        threshold_chart=attempt("threshold chart", lambda: threshold_chart(records), None),
         changes=attempt("what changed", lambda: changes(night, load), ()) if has_items and night.parent else (),
         affected=attempt("affected rows", lambda: affected(night.items(), load), ()) if has_items else (),
         sheet_module=module,
@@ -132,6 +133,17 @@ def shard_chart(records: Records) -> bytes | None:
     from samestyle.report.charts import shard_sizes  # matplotlib takes a second to import
 
     return shard_sizes(indexes)
+
+
+def threshold_chart(records: Records) -> bytes | None:
+    evaluated = records.get("evaluate_index", {})
+    if not evaluated.get("threshold_curve"):
+        return None
+    from samestyle.report.charts import threshold_curve  # matplotlib takes a second to import
+
+    calibration = evaluated["thresholds"]["calibration"] or {}
+    chosen, wanted = evaluated["thresholds"]["same_style"], calibration.get("precision")
+    return threshold_curve(evaluated["threshold_curve"], chosen, wanted)
 
 
 def photo_loader(night: Night, records: Records, problems: list[str]) -> Loader:

@@ -220,6 +220,7 @@ from samestyle.encoder.registry import EncoderReference
 from samestyle.evaluation.partial import Question
 from samestyle.evaluation.queries import Queries as Asked
 from samestyle.evaluation.truth import Queries
+from samestyle.index.candidates import Reach
 from samestyle.index.nodes import GraphParameters
 from samestyle.release.manifest import Shard
 from samestyle.release.store import LocalStore, ObjectRef
@@ -246,7 +247,8 @@ made = {
     "shard_builder": shards.shard_builder({0: GraphParameters(4, 4, 10, 1)}, {1: 1}, store),
     "vector_sampler": search.vector_sampler(placed, store, 1, {0: 1}, {0: []}),
     "recall_measurer": search.recall_measurer(placed, store, {0: asked}, 1, (10,)),
-    "candidate_finder": search.candidate_finder(placed, store, 1, [10]),
+    "candidate_finder": search.candidate_finder(placed, store, [Reach(1, 10)]),
+    "item_reader": search.item_reader(placed, store),
     "feature_maker": features.feature_maker(reference, policy, limits, 2, 1, Counter(context).add),
     "photo_maker": features.photo_maker(reference, policy, limits, Counter(context).add),
     "best_scorer": evaluate.best_scorer(question),

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from samestyle.report.charts import recall_curves, shard_sizes
+from samestyle.report.charts import recall_curves, shard_sizes, threshold_curve
 from samestyle.report.report import Affected, Change, Neighbour, Product, Report, Sheet, plain, render
 from samestyle.report.trend import drift, spark
 
@@ -59,7 +59,8 @@ MEASURED = {
 }
 COUNTS = {"read": 10, "fresh": 4, "reused": 2, "stale": 1, "degraded": 1, "rejected": 2, "deleted": 3}
 SECTION_IDS = {
-    *("ledger", "neighbours", "indexes", "slices", "styles", "gate", "affected", "timings", "run", "settings", "notes")
+    *("ledger", "neighbours", "indexes", "slices", "styles", "thresholds", "gate", "affected", "timings", "run"),
+    *("settings", "notes"),
 }
 BEFORE = {
     "release_id": "release-0",
@@ -116,6 +117,8 @@ def records() -> dict:
         "evaluate_index": {
             "indexes": [MEASURED],
             "style_recall": {"image": {"value": 0.8, "low": 0.7, "high": 0.9, "queries": 100}},
+            "thresholds": {"same_style": 0.79, "similar": 0.5, "duplicate": 0.95, "calibrated": True},
+            "threshold_sentence": "thresholds: same_style from 0.79, calibrated on styles of the catalogue",
         },
         "gate": {"results": [gate_result("recall search/fused", True, "recall is fine")]},
         "timings": {"embed": 60.0, "build_index": 65.0},
@@ -164,6 +167,7 @@ def test_a_night_that_published_has_every_section():
     assert "Published Release release-1 is what channel current names now." in words
     assert "10 read = 4 fresh + 2 reused + 1 stale + 1 degraded + 2 rejected" in words
     assert "adds up" in words
+    assert "same_style from 0.79, calibrated on styles of the catalogue. band lowest score same_style 0.79" in words
     assert "3 deleted since the parent release 8 contents attempted 5 contents embedded" in words
     assert "search/ fused 0.9700 0.940 to 0.990, 500 queries 10 9 2 3.0 1 20 1,234" in words
     assert "queries clicked 0.9600 0.900 to 0.980 166 category Home/0 0.0000 0.000 to 0.200 7" in words
@@ -307,6 +311,29 @@ def test_a_refused_night_names_the_rules_first():
     assert "Refused by the gate 1 vector cannot be found Release release-0 keeps serving." in words
     assert "1 of 2 rules passed." in words
     assert words.index("refused orphans search/fused") < words.index("passed recall search/fused")
+
+
+@pytest.mark.parametrize(
+    ("stages", "refuser"),
+    [
+        ((), "the preflight"),
+        (("evaluate_index",), "the budget of searches"),
+        (("evaluate_index", "neighbours"), "the gate"),
+    ],
+)
+def test_who_refused_follows_from_how_far_it_came(stages, refuser):
+    told = {stage: {} for stage in stages} | {"summary": summary(outcome="refused", error="why")}
+    assert f"Refused by {refuser} why" in Page(render(Report(RUN, told))).words()
+
+
+def test_the_curve_of_thresholds_is_an_svg_with_what_was_chosen():
+    points = [
+        {"threshold": 0.7 + n / 100, "pairs": 100 - n, "precision": 0.6 + n / 100, "recall": 1 - n / 50}
+        for n in range(30)
+    ]
+    picture = threshold_curve(points, 0.85, 0.9).decode()
+    assert picture == threshold_curve(points, 0.85, 0.9).decode()
+    assert all(label in picture for label in ("precision", "recall", "threshold 0.85", "precision wanted"))
 
 
 def test_a_refused_preflight_gives_its_sentence():

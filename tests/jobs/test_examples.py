@@ -132,7 +132,7 @@ def test_same_style_is_measured_by_photo_and_by_both(example):
 
 
 def test_neighbours_are_items_and_keep_to_their_suppliers(spark, example):
-    rows = neighbours(spark, example.ended).collect()
+    rows = neighbours(spark, example.ended).where("rank <= 10").collect()
     assert len(rows) == sum(example.ended.record("neighbours")["rows"].values()) > 0
     for row in rows:
         assert row["item_id"] != row["neighbour_id"]

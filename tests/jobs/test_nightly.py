@@ -172,10 +172,14 @@ def test_neighbours_hold_to_their_bands(night, tables):
     rows = tables.neighbours.read().join(items, "item_id").join(other, F.col("neighbour_id") == F.col("n_item_id"))
     found = rows.collect()
     assert {r["band"] for r in found} >= {"same_style", "similar"}
+    lowest = night.record("evaluate_index")["thresholds"]
     for r in found:
         assert r["item_id"] != r["neighbour_id"]
         assert (r["band"] == "duplicate") == (r["supplier_id"] == r["n_supplier_id"]) or r["band"] == "similar"
-        assert {"same_style": 0.8, "similar": 0.5, "duplicate": 0.95}[r["band"]] <= r["score"] <= 1.0001
+        assert lowest[r["band"]] <= r["score"] <= 1.0001
+    shown = [r for r in found if r["rank"] <= 10]
+    assert len(shown) == sum(night.record("neighbours")["rows"].values()) < len(found)
+    assert max(r["rank"] for r in found) <= 20
 
 
 def test_the_release_verifies_and_the_ledger_names_every_stage(night, release, tables):
@@ -205,6 +209,13 @@ def test_day_two_embeds_exactly_the_changed_contents(spark, second_night):
     assert not fresh & set(changes.price_only)
     assert second_night.record("embed")["attempted"] <= len(changes.new) + len(changes.content_changed)
     assert second_night.summary["counts"]["deleted"] == len(changes.withdrawn)
+
+
+def test_day_two_updates_the_lists_of_neighbours(second_night):
+    plans = {plan["module"]: plan for plan in second_night.record("neighbours")["plans"]}
+    assert plans["search"]["reason"] is None
+    assert 0 < plans["search"]["searched"] < plans["search"]["triggers"] / 2
+    assert "lists updated" in second_night.text
 
 
 def test_each_stage_runs_alone_and_the_same_catalogue_again_embeds_nothing(run_job, copied):

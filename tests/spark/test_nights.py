@@ -47,6 +47,9 @@ class Item:
     content: int
     price: float = 1.0
     in_stock: bool = True
+    supplier: str | None = "supplier"
+    category: str | None = "lamps"
+    style: str | None = None
 
 
 def vector(content: int, view: str, encoder_id: str = "encoder1") -> np.ndarray:
@@ -63,6 +66,8 @@ class Shop:
     Contents 2n and 2n + 1 show the same photo, so that they are one node of the image view.
     """
 
+    settings = SETTINGS
+
     def __init__(self, spark, folder):
         self.spark, self.folder = spark, folder
         self.store = LocalStore(folder / "store")
@@ -75,7 +80,7 @@ class Shop:
 
     def night(self) -> Night:
         self.nights += 1
-        words = [f"paths.root={self.folder}", "catalogue.attributes=[in_stock,price]", *SETTINGS, *self.words]
+        words = [f"paths.root={self.folder}", "catalogue.attributes=[in_stock,price]", *self.settings, *self.words]
         settings = load_settings("demo", None, words)
         encoder = SimpleNamespace(encoder_id=self.encoder_id, load=lambda: SimpleNamespace(dim=DIM))
         run = RunFolder(self.folder / "runs" / f"run{self.nights:03d}")
@@ -124,15 +129,26 @@ def embedding(content: int, encoder_id: str) -> tuple:
 
 def item_row(item_id: str, item: Item) -> tuple:
     content, attributes = f"content{item.content}", (item.in_stock, item.price)
-    head = (item_id, content, content, NOW, "fresh", None, None, "supplier", "lamps", attributes)
-    return (*head, "a title", None, None, NOW, "run")
+    head = (item_id, content, content, NOW, "fresh", None, None, item.supplier, item.category, attributes)
+    return (*head, "a title", None, item.style, NOW, "run")
 
 
 def manifest(records: list, night: Night, encoder_id: str, dim: int = DIM) -> Manifest:
     recall, bands = dataclasses.asdict(Recall(10, 1.0, 1.0, 1.0, 1)), dataclasses.asdict(Thresholds(0.5, 0.2, 0.9))
     indexes = [decode(Index, r | {"ef_search": 10, "recall": recall, "thresholds": bands}, "index") for r in records]
     encoder = EncoderEntry(encoder_id, dim, {}, {})
-    head = (night.run.run_id, "2026-03-01T00:00:00", None, night.run.run_id, "1", {}, "0", Source("shop"), "1")
+    settings, version = night.settings.model_dump(mode="json"), night.run.required("embed")["items_version"]
+    head = (
+        night.run.run_id,
+        "2026-03-01T00:00:00",
+        None,
+        night.run.run_id,
+        "1",
+        settings,
+        "0",
+        Source("shop"),
+        version,
+    )
     return Manifest(*head, encoder, {"read": 1}, tuple(indexes))
 
 

@@ -1,0 +1,116 @@
+"""What a shard offers for lists of neighbours, on real shards: near nodes, whoever crowds them."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from releases import DIM, write_graph, write_items
+
+from samestyle.index.candidates import CandidateShard, Reach, in_turns, varied
+from samestyle.index.shard import OpenShard, open_shard
+
+
+def near(centre: np.ndarray, count: int, cosine: float, seed: int) -> np.ndarray:
+    """Unit vectors at about this cosine of the centre, a unit vector."""
+    steps = np.random.default_rng(seed).standard_normal((count, DIM))
+    steps -= np.outer(steps @ centre, centre)
+    steps *= np.sqrt(1 / cosine**2 - 1) / np.linalg.norm(steps, axis=1, keepdims=True)
+    vectors = centre + steps
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+CENTRE = np.eye(1, DIM)[0].astype(np.float32)
+COPIES, OTHERS = 200, 100
+
+
+def shard(folder: Path, vectors: np.ndarray, suppliers: list[list[str | None]]) -> OpenShard:
+    """suppliers: of each node's items."""
+    rows = [
+        {
+            "label": label,
+            "node_key": f"node{label}",
+            "item_id": f"i{label:03d}-{n:03d}",
+            "alive": True,
+            "supplier_id": supplier,
+            "category": "lamps",
+        }
+        for label, names in enumerate(suppliers)
+        for n, supplier in enumerate(names)
+    ]
+    graph, items = write_graph(folder / "g.hnsw", vectors), write_items(folder / "g.parquet", rows)
+    return open_shard(graph, items, DIM, len(vectors))
+
+
+@pytest.fixture
+def crowded(tmp_path):
+    """A supplier lists one offer 200 times, each a little different; 20 others sell the same, a little further off."""
+    vectors = np.vstack([near(CENTRE, COPIES, 0.98, 1), near(CENTRE, OTHERS, 0.9, 2)])
+    return CandidateShard(shard(tmp_path, vectors, [["copies"]] * COPIES + [[f"s{n % 20}"] for n in range(OTHERS)]))
+
+
+def named(candidates: CandidateShard, reach: Reach) -> Counter[str | None]:
+    """Suppliers of the items found for the centre."""
+    found = candidates.find(CENTRE[None], reach)
+    _, rows = candidates.rows_of(found, reach.members)
+    return Counter(candidates.items["supplier_id"].take(pa.array(rows)).to_pylist())
+
+
+@pytest.mark.parametrize("ef", [None, 400])
+def test_a_supplier_with_200_copies_does_not_fill_the_list(crowded, ef):
+    plain = named(crowded, Reach(50, ef, floor=0.5))
+    assert plain == {"copies": 50}
+    deeper = named(crowded, Reach(50, ef, floor=0.5, most=800, varied=20, per_supplier=3))
+    assert deeper["copies"] == COPIES
+    assert sum(min(3, count) for count in deeper.values()) >= 20
+
+
+def test_it_goes_no_deeper_than_the_floor(crowded):
+    """The others, at .9, are of no use where .95 is the least."""
+    found = named(crowded, Reach(50, None, floor=0.95, most=800, varied=20, per_supplier=3))
+    assert found == {"copies": COPIES}
+
+
+def test_most_is_the_most(crowded):
+    assert sum(named(crowded, Reach(50, None, floor=0.5, most=60, varied=20, per_supplier=3)).values()) == 60
+
+
+def test_a_shop_of_one_supplier_is_not_searched_for_others(tmp_path):
+    one = CandidateShard(shard(tmp_path, near(CENTRE, 100, 0.9, 3), [["only"]] * 100))
+    assert named(one, Reach(10, None, floor=0.5, most=80, varied=20, per_supplier=3)) == {"only": 10}
+
+
+def test_unknown_suppliers_crowd_nobody_out(tmp_path):
+    unknown = CandidateShard(shard(tmp_path, near(CENTRE, 100, 0.9, 3), [[None]] * 100))
+    assert named(unknown, Reach(30, None, floor=0.5, most=80, varied=20, per_supplier=3)) == {None: 30}
+
+
+def test_a_node_names_each_supplier_before_a_second_item_of_any(tmp_path):
+    """200 offers of one supplier share photo and title with three of others."""
+    vectors = np.vstack([CENTRE[None], near(CENTRE, 9, 0.9, 4)])
+    suppliers: list[list[str | None]] = [["many"] * 200 + ["a", "b", None], *[["far"]] * 9]
+    candidates = CandidateShard(shard(tmp_path, vectors, suppliers))
+    found = named(candidates, Reach(1, None, members=5))
+    assert found == {"many": 2, "a": 1, "b": 1, None: 1}
+
+
+def test_turns_and_variety_by_hand():
+    items = pa.table(
+        {"label": [0, 0, 0, 0, 1, 1], "item_id": list("abcdef"), "supplier_id": ["x", "x", "y", None, "z", "z"]}
+    )
+    assert in_turns(items)["item_id"].to_pylist() == ["a", "c", "d", "b", "e", "f"]
+    assert varied(np.array([[5, 5, 5, 7], [5, 6, -1, -1], [5, 5, 5, 5]]), 2).tolist() == [3, 4, 2]
+
+
+def test_rows_are_those_of_their_query(crowded):
+    """Each query's candidates are what the shard finds for it, although some are asked again."""
+    queries = np.vstack([CENTRE, -CENTRE, near(CENTRE, 3, 0.5, 5)])
+    reach = Reach(20, None, floor=-1.0, most=80, varied=15, per_supplier=3)
+    found = crowded.find(queries, reach)
+    for number, query in enumerate(queries):
+        own = found.queries == number
+        labels, scores = crowded.shard.search_exactly(query[None], int(own.sum()))
+        assert set(found.labels[own]) == set(labels[0])
+        np.testing.assert_allclose(np.sort(found.scores[own])[::-1], scores[0], atol=1e-6)
+    assert {int((found.queries == n).sum()) for n in range(5)} == {20, 80}
