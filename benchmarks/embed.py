@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,8 @@ def plumbing_rates(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def decode_speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Photos a second of CPU time, and how near each is to Pillow's bicubic: the demo's, and as shops have them."""
-    photos = [Path(path).read_bytes() for _, path in demo_rows(arguments.work, 2000) if path.endswith("jpg")]
-    whole = [photo for photo in photos if is_whole(photo)][: arguments.rows or 400]
+    photos = (Path(path).read_bytes() for _, path in demo_rows(arguments.work, 2000) if path.endswith("jpg"))
+    whole = list(islice(filter(is_whole, photos), arguments.rows or 400))
     large = [enlarged(photo, LARGE) for photo in whole[::4]]
     return {
         "demo": decode_ratios(f"{len(whole)} JPEGs of the demo, mostly 600 px", whole, arguments.rounds),
