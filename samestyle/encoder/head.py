@@ -61,6 +61,8 @@ class HeadedSum(nn.Module):
         both = image.any(dim=1, keepdim=True) & text.any(dim=1, keepdim=True)
         return torch.where(both, self.head(image, text), F.normalize(image + text))
 
+    forward = join
+
 
 def save_head(head: Head, path: Path, about: dict[str, Any]) -> None:
     """Write a head in fp16; `about` (JSON) says what it was trained on."""
