@@ -32,7 +32,7 @@ ELSEWHERE = {
     },
     "jobs/test_nightly.py": {
         "test_a_dry_run_prints_the_plan": r"\./spark-submit\.sh nightly( \S+=\S+)* --dry-run",
-        "test_each_stage_runs_alone": r"\./spark-submit\.sh (build_index.*|(neighbours|publish) --run RUN_ID( \S+=\S+)?)",
+        "test_each_stage_runs_alone": r"\./spark-submit\.sh (build_index|neighbours|publish)( --run RUN_ID)?( \S+=\S+)?",
     },
     "jobs/test_difference.py": {"test_a_trial_on_a_sample": r"\./spark-submit\.sh nightly --sample 0\.01"},
     "jobs/test_examples.py": {"test_every_row": r"\./spark-submit\.sh nightly --env dev --settings conf/examples/.*"},
