@@ -46,7 +46,7 @@ from samestyle.tables.schemas import ATTEMPT, CONTENT, EMBEDDINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK_ROWS = 500
-FAST_TASK_ROWS = 5000  # of a model that does nothing: starting a task costs as much as 200 rows
+FAST_TASK_ROWS = 5000  # of a model that does nothing, beside which starting a task shows
 LARGE = 1200  # pixels of a shop's photo
 Rounds = dict[str, list[dict[str, float]]]
 
