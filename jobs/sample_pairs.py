@@ -1,5 +1,7 @@
 """Draw training pairs from the click log: what is clicked together, rule by rule, down to groups of one style."""
 
+from collections.abc import Sequence
+
 from pyspark.sql import SparkSession
 
 from samestyle.progress import say
@@ -23,8 +25,8 @@ def run(spark: SparkSession, workshop: Workshop) -> None:
         write_pairs(workshop, pairs)
 
 
-def main() -> int:
-    return workshop_main("sample_pairs", __doc__, run)
+def main(argv: Sequence[str] | None = None) -> int:
+    return workshop_main("sample_pairs", __doc__, run, argv=argv)
 
 
 if __name__ == "__main__":

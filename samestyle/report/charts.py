@@ -16,11 +16,16 @@ SVG_STYLE: Any = {"svg.hashsalt": "samestyle", "font.size": 12, "axes.spines.top
 
 
 def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
+    """`recall_figure` as SVG."""
+    with rc_context(SVG_STYLE):
+        return svg(recall_figure(indexes, limit))
+
+
+def recall_figure(indexes: list[dict[str, Any]], limit: float | None) -> Figure:
     """Recall against ef_search, a line an index, the chosen ef marked with its interval.
 
-    limit: the gate's, drawn where it is near.
-
-    indexes: entries of evaluate_index.json, each with module, view, ef_search, recall, recall_curve.
+    limit: the gate's, drawn where it is near. indexes: entries of evaluate_index.json, each with module, view,
+    ef_search, recall, recall_curve.
     """
     with rc_context(SVG_STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -40,7 +45,7 @@ def recall_curves(indexes: list[dict[str, Any]], limit: float | None) -> bytes:
         axes.grid(color="#e4e7ec", linewidth=0.8)
         axes.tick_params(color="#98a2b3")
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-        return svg(figure)
+        return figure
 
 
 def draw_curve(axes: Any, index: dict[str, Any], colour: str) -> None:

@@ -49,9 +49,13 @@ def photo_map(axes: Axes, points: np.ndarray, photos: Sequence[Pixels], zoom: fl
 
 
 def photo_sheet(
-    rows: Sequence[Sequence[Pixels]], captions: Sequence[Sequence[str]], names: Sequence[str] = (), side: float = 1.25
+    rows: Sequence[Sequence[Pixels]],
+    captions: Sequence[Sequence[str]],
+    names: Sequence[str] = (),
+    side: float = 1.25,
+    queries: bool = True,
 ) -> Figure:
-    """Photos in rows, the first of each framed as the query.
+    """Photos in rows, the first of each framed as the query, if they are `queries`.
 
     captions: a text a photo; names: a text a row, or none; side: inches a photo.
     """
@@ -61,7 +65,7 @@ def photo_sheet(
     for line, photos, texts in zip(grid, rows, captions, strict=True):
         for place, axes in enumerate(line):
             if place < len(photos):
-                photo_cell(axes, photos[place], texts[place], framed=place == 0)
+                photo_cell(axes, photos[place], texts[place], framed=queries and place == 0)
             else:
                 axes.set_axis_off()
     for axes, name in zip(grid[:, 0], names, strict=False):

@@ -14,6 +14,8 @@ from samestyle.report.charts import COLOURS, SVG_STYLE, svg
 from samestyle.report.report import environment
 
 DASHES = ("-", "--", ":")
+# (caption, points, names of what is drawn, what the axis says)
+Plot = tuple[str, Sequence[dict[str, float]], Sequence[str], str]
 SMOOTHED = 50  # points of a curve that a mean is taken over, at most
 
 
@@ -30,14 +32,24 @@ class TrainingReport:
     @property
     def charts(self) -> list[tuple[str, bytes]]:
         """(caption, SVG) of what there is."""
+        return [(caption, curves(points, names, label)) for caption, points, names, label in self.plots]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The same charts, for a notebook."""
+        return [curve_figure(points, names, label) for _, points, names, label in self.plots]
+
+    @property
+    def plots(self) -> list[Plot]:
+        """What there is to draw."""
         history = self.training["history"]
         terms = [name for name in (history["losses"] or [{}])[0] if name not in ("step", "total")]
         mrrs = [name for name in history["validation"][0] if name.endswith(" mrr")]
-        charts = [
+        plots: list[Plot] = [
             ("Terms of the loss, weighted", smoothed(history["losses"]), terms, "loss"),
             ("Validation: mean reciprocal rank", history["validation"], mrrs, "MRR"),
         ]
-        return [(caption, curves(points, names, label)) for caption, points, names, label in charts if points and names]
+        return [plot for plot in plots if plot[1] and plot[2]]
 
     @property
     def directions(self) -> list[tuple[str, dict[str, dict[str, Any]]]]:
@@ -62,7 +74,13 @@ def smoothed(points: Sequence[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def curves(points: Sequence[dict[str, float]], names: Sequence[str], label: str) -> bytes:
-    """An SVG of some values against the step."""
+    """`curve_figure` as SVG."""
+    with rc_context(SVG_STYLE):
+        return svg(curve_figure(points, names, label))
+
+
+def curve_figure(points: Sequence[dict[str, float]], names: Sequence[str], label: str) -> Figure:
+    """Some values against the step."""
     with rc_context(SVG_STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
@@ -76,4 +94,4 @@ def curves(points: Sequence[dict[str, float]], names: Sequence[str], label: str)
         axes.grid(color="#e4e7ec", linewidth=0.8)
         axes.tick_params(color="#98a2b3")
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=11)
-        return svg(figure)
+        return figure

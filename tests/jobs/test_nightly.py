@@ -1,6 +1,7 @@
 """A whole night on a small demo catalogue, and the nights after it."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -216,6 +217,17 @@ def test_day_two_updates_the_lists_of_neighbours(second_night):
     assert plans["search"]["reason"] is None
     assert 0 < plans["search"]["searched"] < plans["search"]["triggers"] / 2
     assert "lists updated" in second_night.text
+
+
+def test_the_report_tells_what_the_day_has_changed(second_night):
+    changes, page = day_changes(120, 7, 2), (second_night.folder / "report.html").read_text()
+    assert "What this report could not find out" not in page
+    assert page.index('id="changes"') < page.index('id="neighbours"') < page.index('id="drift"')
+    (priced,) = re.findall(r"<b>(\d+)</b> another price, stock, category or supplier", page)
+    assert 0 < int(priced) <= len(changes.price_only)  # but for those that were rejected anyway
+    assert "<dt>demo.day</dt><dd>1 → 2</dd>" in page
+    assert re.search(r'class="chip[ a-z]*">(as before|\d+ (new|gone))', page)
+    assert " a second" in page
 
 
 def test_each_stage_runs_alone_and_the_same_catalogue_again_embeds_nothing(run_job, copied):
