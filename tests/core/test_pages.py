@@ -72,6 +72,7 @@ BY_HAND = {
     r"python benchmarks/encoder_quality\.py --data DIR.*": "measures data sets that are not ours to ship",
     r"(\.venv/bin/)?python (-m benchmarks\.|benchmarks/).*": "measures for minutes, on a machine that is to be quiet",
     r".*python -m pytest .*": "is a test itself",
+    r"python (notebooks/run|docs/images/screenshots)\.py": "draws what is to be looked at, from two nights of the demo",
 }
 TESTS = [(f"tests/{file}", name, pattern) for file, tests in ELSEWHERE.items() for name, pattern in tests.items()]
 OTHERS = [command for page in PAGES for command in commands(page) if command.block not in RUN]
