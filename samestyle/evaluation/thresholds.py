@@ -50,13 +50,8 @@ def point(pairs: JudgedPairs, threshold: float) -> Point:
     Point(threshold=0.8, pairs=2, precision=0.5, recall=0.5)
     """
     through = pairs.scores >= threshold
-    right = int((through & pairs.right).sum())
-    return Point(
-        threshold,
-        int(through.sum()),
-        right / through.sum() if through.any() else np.nan,
-        right / max(1, int(pairs.right.sum())),
-    )
+    right, found = int((through & pairs.right).sum()), int(through.sum())
+    return Point(threshold, found, right / found if found else np.nan, right / max(1, int(pairs.right.sum())))
 
 
 def curve(pairs: JudgedPairs, lowest: float) -> list[Point]:
