@@ -10,7 +10,7 @@ from samestyle.errors import IntegrityError
 from samestyle.release.gate import failures, run_gate
 from samestyle.release.manifest import Probes
 from samestyle.release.store import LocalStore
-from samestyle.settings import Gate
+from samestyle.settings import Gate, Neighbours
 from samestyle.tables.drift import neighbour_probes
 from samestyle.tables.publication import verify_new
 from samestyle.tables.schemas import NEIGHBOURS
@@ -61,7 +61,7 @@ def refused_by_neighbours(spark, parent, before, now) -> list[str]:
         same_encoder=lambda: True,
         items=lambda: items,
         warehouse=SimpleNamespace(neighbours=SimpleNamespace(read=lambda: listed)),
-        settings=SimpleNamespace(gate=limits),
+        settings=SimpleNamespace(gate=limits, neighbours=Neighbours()),
     )
     manifest = replace(parent, probes=Probes(neighbours=tuple(neighbour_probes(night))))
     return [result.rule for result in failures(run_gate(manifest, parent, limits))]
