@@ -211,5 +211,6 @@ def closing_lines(record: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"train: candidate {new}, the weights of step {record['best_step']:,} of {record['steps']:,}",
-        f"next: ./spark-submit.sh evaluate_encoder --encoder {new}, then `samestyle encoders compare {first} {new}`",
+        f"next: ./spark-submit.sh evaluate_encoder --encoder {new} --against {first}: on more than the "
+        "few products that the weights were chosen by",
     ]
