@@ -123,9 +123,11 @@ require_compiler() {
         fail "hnswlib needs a C++ compiler and Python's headers: install g++ and python3.11-dev (as root), then run again"
 }
 
-# uv does not read pip's configuration, where a company's mirror is usually named.
+# uv does not read pip's configuration, where a company's mirror is usually named; nor, unless told, the system's
+# certificates, which pip trusts and a company's proxy needs.
 use_index_of_pip() {
     local index
+    export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
     index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
     [[ -z $index || -n ${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-} ]] || export UV_DEFAULT_INDEX=$index
 }
