@@ -17,6 +17,7 @@ from samestyle.index.segments import Limits, Segment, SegmentPlan, plan_segments
 from samestyle.progress import say
 from samestyle.release.denylist import read_denylist
 from samestyle.release.manifest import PlacedShard, Shard
+from samestyle.tables.io import Persisted
 from samestyle.tables.members import (
     HELD,
     NodeCounts,
@@ -64,23 +65,18 @@ def build_indexes(
     """Build what is to be built of all indexes; a record of each, without shards where no item has the view."""
     starts = [start_of(night, task) for task in tasks]
     slots = [PlacedShard(n, shard, start.graph.dim) for n, start in enumerate(starts) for shard in start.shards]
-    rows = index_rows(night.items(), night.embeddings(), tasks, night.clicks()).persist()
-    nodes = night_nodes(rows, held_nodes(night, slots, reader)).persist()
-    kept_in_memory = [rows, nodes]
-    try:
+    with Persisted() as persisted:
+        rows = persisted.add(index_rows(night.items(), night.embeddings(), tasks, night.clicks()))
+        nodes = persisted.add(night_nodes(rows, held_nodes(night, slots, reader)))
         counts = count_nodes(nodes)
         purge = is_purge_due(night)
         plans = [plan_index(n, start.limits, slots, counts, purge) for n, start in enumerate(starts)]
         for start, plan in zip(starts, plans, strict=True):
             say(announcement(start, plan, purge))
         targets, placement = place(plans, slots)
-        placed = placed_nodes(nodes, placement, night.settings.index.seed).persist()
-        kept_in_memory.append(placed)
+        placed = persisted.add(placed_nodes(nodes, placement, night.settings.index.seed))
         stream = shard_rows(rows, placed, night.embeddings(), tasks, placement.inserted)
         made = make_shards(night, stream, targets, [start.graph for start in starts], builder)
-    finally:
-        for frame in kept_in_memory:
-            frame.unpersist()
     return [index_record(n, *pair, targets, made) for n, pair in enumerate(zip(starts, plans, strict=True))]
 
 

@@ -37,6 +37,24 @@ def escape_glob(path: str) -> str:
     return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
 
 
+class Persisted:
+    """Frames that are computed once, until the block ends."""
+
+    def __init__(self) -> None:
+        self.frames: list[DataFrame] = []
+
+    def add(self, frame: DataFrame) -> DataFrame:
+        self.frames.append(frame.persist())
+        return frame
+
+    def __enter__(self) -> "Persisted":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for frame in self.frames:
+            frame.unpersist()
+
+
 @dataclass(frozen=True)
 class Table:
     """One table below `<paths.root>/tables`. `schema` is its DDL."""

@@ -6,7 +6,7 @@ it is new itself, where no search can find it, or where withdrawals have left fe
 that had as many. So a list of fewer than `neighbours.k` is complete, and a longer one is complete down to its last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Window
@@ -18,7 +18,8 @@ from samestyle.progress import say
 from samestyle.release.manifest import BANDS, PlacedShard, Thresholds
 from samestyle.settings import Neighbours
 from samestyle.tables.indexes import MEMBERS, Record, WorkerFunction, find_candidates, index_members, search_shards
-from samestyle.tables.members import node_key, with_views
+from samestyle.tables.io import Persisted
+from samestyle.tables.members import node_key, with_vectors, with_views
 from samestyle.tables.modules import index_of
 from samestyle.tables.night import Night
 
@@ -109,24 +110,6 @@ def write_neighbours(
         night.lease.check()
         night.warehouse.neighbours.replace(rows, "release_id", night.release_id)
     return plans
-
-
-class Persisted:
-    """Frames that are computed once, until the block ends."""
-
-    def __init__(self) -> None:
-        self.frames: list[DataFrame] = []
-
-    def add(self, frame: DataFrame) -> DataFrame:
-        self.frames.append(frame.persist())
-        return frame
-
-    def __enter__(self) -> "Persisted":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for frame in self.frames:
-            frame.unpersist()
 
 
 def own_rows(module: str, release_id: str) -> Column:
@@ -347,11 +330,9 @@ def reach(limits: Neighbours, thresholds: Thresholds, ef: int, plan: Plan) -> Re
 def with_node_vectors(night: Night, sources: DataFrame) -> DataFrame:
     """index, query_id (the node), vector: once a node, that of the earliest row, as in the index."""
     first = sources.groupBy(*NODE).agg(F.min(F.struct("served_at", "content_key")).alias("source"))
-    vectors = night.embeddings().select(
-        "content_key", F.col("embedded_at").alias("served_at"), F.col("fused_vector").alias("vector")
-    )
     named = first.select("index", F.col("node_key").alias("query_id"), "source.*")
-    return named.join(vectors, ["content_key", "served_at"]).select("index", "query_id", "vector")
+    vectors = with_vectors(named, night.embeddings())
+    return vectors.select("index", "query_id", F.col("fused_vector").alias("vector"))
 
 
 def forward_pairs(triggers: DataFrame, found: DataFrame) -> DataFrame:
@@ -374,10 +355,15 @@ def backward_pairs(work: Work, found: DataFrame, limits: Neighbours) -> DataFram
 
 def first_members(arrivals: DataFrame, most: int) -> DataFrame:
     """At most so many items of a node, the first of each supplier before the second of any, as searches name them."""
-    turn = F.row_number().over(Window.partitionBy(*NODE, "supplier_id").orderBy("item_id"))
     place = F.row_number().over(Window.partitionBy(*NODE).orderBy("turn", "item_id"))
-    turns = arrivals.withColumn("turn", F.when(F.col("supplier_id").isNull(), 1).otherwise(turn))
+    turns = arrivals.withColumn("turn", turn(NODE, ["item_id"]))
     return turns.withColumn("place", place).where(F.col("place") <= most)
+
+
+def turn(keys: Sequence[str], order: Sequence[Column | str]) -> Column:
+    """The how many-th of its supplier a row is among those of equal keys; an unknown supplier is one of its own."""
+    own = Window.partitionBy(*keys, "supplier_id").orderBy(*order)
+    return F.when(F.col("supplier_id").isNull(), 1).otherwise(F.row_number().over(own))
 
 
 # --- lists
@@ -395,13 +381,17 @@ def in_bands(pairs: DataFrame, thresholds: Thresholds) -> DataFrame:
 def band_of(thresholds: Thresholds) -> Column:
     """Which band a pair falls into, null for none."""
     score, close = F.col("score"), F.col("score") >= thresholds.same_style
-    same_supplier = F.col("supplier_id").isNotNull() & F.col("supplier_id").eqNullSafe(F.col("own_supplier"))
     same_category = F.col("category").eqNullSafe(F.col("own_category"))
     return (
-        F.when(close & ~same_supplier, "same_style")
-        .when(same_supplier & (score >= thresholds.duplicate), "duplicate")
+        F.when(close & ~same_supplier(), "same_style")
+        .when(same_supplier() & (score >= thresholds.duplicate), "duplicate")
         .when((score >= thresholds.similar) & same_category, "similar")
     )
+
+
+def same_supplier() -> Column:
+    """Unknown suppliers are nobody's."""
+    return F.coalesce(F.col("supplier_id") == F.col("own_supplier"), F.lit(False))
 
 
 def updated(kept: DataFrame, new: DataFrame) -> DataFrame:
@@ -420,8 +410,7 @@ def ranked(listed: DataFrame, limits: Neighbours) -> DataFrame:
     that is shown: the first k by `supplier_max` are among the first keep by keep / k times as many.
     """
     best = [F.col("score").desc(), F.col("neighbour_id")]
-    turn = F.row_number().over(Window.partitionBy(*LIST, "supplier_id").orderBy(*best))
-    turns = listed.withColumn("turn", F.when(F.col("supplier_id").isNull(), 1).otherwise(turn))
+    turns = listed.withColumn("turn", turn(LIST, best))
     spare = place_by(limits.supplier_max * limits.keep // limits.k, best)
     kept = turns.withColumn("place", spare).where(F.col("place") <= limits.keep)
     return kept.withColumn("rank", place_by(limits.supplier_max, best)).select(*LIST, "rank", "neighbour_id", "score")

@@ -23,6 +23,7 @@ from samestyle.settings import Catalogue, Neighbours
 from samestyle.tables.evaluation_sets import is_right
 from samestyle.tables.indexes import Record, WorkerFunction, find_candidates
 from samestyle.tables.members import with_vectors
+from samestyle.tables.neighbours import same_supplier
 from samestyle.tables.night import Night
 from samestyle.tables.source import read_raw
 
@@ -188,11 +189,6 @@ def styled_pairs(night: Night, record: Record, ef: int, finder: Callable[..., Wo
     known = of_others.where("item_id != query_id").join(styles.select("item_id", "style_group"), "item_id")
     right = (F.col("style_group") == F.col("wanted")).alias("right")
     return known.select(F.col("query_id").alias("asked"), "half", "score", right)
-
-
-def same_supplier() -> Column:
-    """Unknown suppliers are nobody's."""
-    return F.coalesce(F.col("supplier_id") == F.col("own_supplier"), F.lit(False))
 
 
 def half_of(column: str) -> Column:
