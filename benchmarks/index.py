@@ -94,8 +94,8 @@ def build(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[
     exact = exact_search(vectors, queries, K)[1]
     raw, raw_took = build_raw(vectors, threads)
     opened, spark_took = build_with_spark(folder, vectors, shards, threads)
-    one = measure(search_walks([Walk(raw)]), queries, exact)
-    many = measure(search_walks([Walk(shard.graph) for shard in opened]), queries, exact)
+    one = measure(search_walks([Walk.of(raw)]), queries, exact)
+    many = measure(search_walks([Walk.of(shard.graph) for shard in opened]), queries, exact)
     return {
         "raw_seconds": raw_took.clock,
         "spark_seconds": spark_took.clock,
@@ -278,7 +278,7 @@ def growth(rows: int, dim: int, threads: int) -> dict[str, list[dict[str, float]
         for start in range(index.get_current_count(), size, 10_000):
             index.add_items(vectors[start : start + 10_000], num_threads=threads)
         seconds += time.process_time() - started
-        found = measure(search_walks([Walk(index)]), queries, exact_search(vectors, queries, K)[1])
+        found = measure(search_walks([Walk.of(index)]), queries, exact_search(vectors, queries, K)[1])
         looks.append({"rows": size, "cpu_ms_a_vector": 1000 * seconds / size, **found})
         print(looks[-1], file=sys.stderr)
     return {"growth": looks}
@@ -289,7 +289,7 @@ def others(folder: Path, rows: int, dim: int, threads: int) -> dict[str, dict[st
     vectors, queries = clustered(rows, dim, 1), clustered(200, dim, 2)
     exact = exact_search(vectors, queries, K)[1]
     raw, took = build_raw(vectors, threads)
-    ours = {"seconds": took.clock, "cpu_seconds": took.cpu} | measure(search_walks([Walk(raw)]), queries, exact)
+    ours = {"seconds": took.clock, "cpu_seconds": took.cpu} | measure(search_walks([Walk.of(raw)]), queries, exact)
     for name, values in {"vectors": vectors, "queries": queries, "exact": exact}.items():
         np.save(folder / f"{name}.npy", values)
     uv, python = [str(Path(sys.executable).with_name("uv"))], str(folder / "venv" / "bin" / "python")
@@ -379,7 +379,7 @@ def built(vectors: np.ndarray, nodes: np.ndarray, living: np.ndarray) -> Walk:
     index = hnswlib.Index("ip", vectors.shape[1])
     index.init_index(len(nodes), M, EF_CONSTRUCTION, 42)
     index.add_items(vectors[nodes], nodes, num_threads=1)
-    return Walk(index, nodes[~living[nodes]])
+    return Walk.of(index, nodes[~living[nodes]])
 
 
 def memory(rows: int, dim: int) -> dict[str, float]:

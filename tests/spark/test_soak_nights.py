@@ -178,14 +178,14 @@ def against_a_fresh_build(shards: list[OpenShard]) -> tuple[float, float]:
         dead = np.setdiff1d(np.arange(shard.nodes), shard.living)
         for label in dead:
             shard.graph.unmark_deleted(int(label))
-        graphs.append(Walk(shard.graph, dead))
+        graphs.append(Walk.of(shard.graph, dead))
         vectors.append(shard.vectors(np.arange(shard.nodes)))
     fresh, parts = [], np.array_split(np.random.default_rng(2).permutation(alive), -(-len(alive) // ROWS))
     for part in parts:
         index = hnswlib.Index(space="ip", dim=DIM)
         index.init_index(len(part), M, EF_CONSTRUCTION, 42)
         index.add_items(part, num_threads=1)
-        fresh.append(Walk(index))
+        fresh.append(Walk.of(index))
     after, anew = costs(graphs, vectors, queries, exact), costs(fresh, parts, queries, exact)
     print(f"recall@10 {after[0]:.4f}, a fresh build's {anew[0]:.4f}; ", end="")
     return after[0] - anew[0], after[1] / anew[1]
