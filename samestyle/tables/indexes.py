@@ -17,6 +17,7 @@ from samestyle.evaluation.retrieval import style_at_1
 from samestyle.index.candidates import Reach
 from samestyle.release.manifest import PlacedShard, Shard, data_digest, decode
 from samestyle.tables.members import with_vectors
+from samestyle.tables.modules import whole_catalogue
 from samestyle.tables.night import Night
 from samestyle.tables.queries import draw_queries
 from samestyle.tables.versions import repartition_by_id
@@ -128,8 +129,7 @@ def style_recall(night: Night, records: list[Record], finder: Callable[..., Work
 
     Empty where no style column is mapped. Queries without a match in the catalogue are left out.
     """
-    modules = night.settings.modules.items()
-    whole = next((name for name, m in modules if m.scope == "catalogue" and m.where is None), None)
+    whole = whole_catalogue(night.settings)
     wanted = [r for r in records if r["module"] == whole and r["view"] in ("image", "fused")]
     if "style_group" not in night.run.required("embed")["mapped"] or not wanted:
         return {}

@@ -25,6 +25,12 @@ class IndexTask:
         return f"{self.name}/{self.view}"
 
 
+def whole_catalogue(settings: Settings) -> str | None:
+    """The first module that covers all items, where there is one."""
+    modules = settings.modules.items()
+    return next((name for name, one in modules if one.scope == "catalogue" and one.where is None), None)
+
+
 def index_tasks(settings: Settings, columns: list[str], notes: list[str]) -> Iterator[IndexTask]:
     """Everything to build, in the settings' order; `notes` gets a sentence for all that is left out.
 

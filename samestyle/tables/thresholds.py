@@ -23,6 +23,7 @@ from samestyle.settings import Catalogue, Neighbours
 from samestyle.tables.evaluation_sets import is_right
 from samestyle.tables.indexes import Record, WorkerFunction, find_candidates
 from samestyle.tables.members import with_vectors
+from samestyle.tables.modules import whole_catalogue
 from samestyle.tables.neighbours import same_supplier
 from samestyle.tables.night import Night
 from samestyle.tables.source import read_raw
@@ -138,8 +139,7 @@ def known_labels(
             yield from labelled(night, f"labelled pairs of {named.path}", raw)
     if night.warehouse.pairs.exists:
         yield from labelled(night, "the labelled pairs of table pairs", night.warehouse.pairs.read())
-    modules = night.settings.modules.items()
-    whole = next((name for name, one in modules if one.scope == "catalogue" and one.where is None), None)
+    whole = whole_catalogue(night.settings)
     places = [n for n, r in enumerate(records) if (r["module"], r["view"]) == (whole, "fused")]
     if "style_group" in night.run.required("embed")["mapped"] and places:
         yield "styles of the catalogue", styled_pairs(night, records[places[0]], efs[places[0]], finder)
