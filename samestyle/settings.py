@@ -172,7 +172,7 @@ class Embed(Section):
         16, ge=1, description="Photos that a worker fetches at once; on a GPU at least two for each that is decoded."
     )
     decode_threads: int | None = Field(
-        None, ge=1, description="Photos that a worker decodes at once; default: 2, on a GPU as many as it has cores."
+        None, ge=1, description="Photos that a worker decodes at once; default: 1, on a GPU as many as it has cores."
     )
     max_title_chars: int = Field(512, ge=1, description="Titles are cut to this many characters.")
     backoff_hours: float = Field(

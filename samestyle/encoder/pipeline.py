@@ -10,12 +10,10 @@ that a slow one holds up those before it and memory does not grow. Threads, beca
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from queue import SimpleQueue
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,18 +21,21 @@ import numpy as np
 from samestyle.catalogue.fetch import FetchPolicy, fetch
 from samestyle.catalogue.images import DecodeLimits, decode_image, to_jpeg
 from samestyle.encoder.contents import Content, Decode, Outcome, batches, prepared
+from samestyle.encoder.crew import Crew, finished
 
 STAGES = ("read", "fetch", "decode", "forward", "write")
 # Batches that go to the encoder at once: it sorts their titles by length, so that less is filled up.
 GROUP = 4
 # Rows that a thread takes at once: handing over one at a time costs more than reading a small file.
-HANDFUL = 4
+HANDFUL = 8
+DECODES = 1  # on a CPU: a core decodes ten times what it encodes, and a second thread takes turns with the first
 # Threads at the encoder: on a GPU the second one prepares its group and sends it while the first one's is computed.
 FORWARDS = {"cpu": 1, "cuda": 2}
+# A fetch that takes less needs no others beside it: threads that read from a fast disk wait for each other, not for it.
+QUICK_S = 0.001
 THUMBNAIL = 240  # pixels a side
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 Views = Mapping[str, np.ndarray]
 Shrink = Callable[[np.ndarray], bytes]
 Count = Callable[[int, int, Mapping[str, float]], None]
@@ -103,11 +104,29 @@ class Busy:
             yield item
 
 
+class Need:
+    """How many threads fetching needs: `least`, and up to `most` the longer a fetch takes. `hire` is told.
+
+    The mean begins at zero, so that one slow fetch among quick ones changes little.
+    """
+
+    def __init__(self, least: int, most: int, hire: Callable[[int], None]) -> None:
+        self.least, self.most, self.hire, self.mean_s = least, most, hire, 0.0
+
+    @property
+    def threads(self) -> int:
+        return min(self.most, int(self.least * (1 + self.mean_s / QUICK_S)))
+
+    def took(self, seconds: float) -> None:
+        self.mean_s += (seconds - self.mean_s) / 16
+        self.hire(self.threads)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """How a worker goes about it; small and picklable, so it travels in closures.
 
-    fetches     photos on their way at once; each may hold policy.max_bytes
+    fetches     photos on their way at once, where that takes long; each may hold policy.max_bytes
     decodes     photos decoded at once; DecodeLimits says what each may take
     batch_size  rows a forward pass
     threads     of ONNX Runtime, on the CPU
@@ -119,7 +138,7 @@ class Pipeline:
     policy: FetchPolicy
     limits: DecodeLimits
     fetches: int = 16
-    decodes: int = 2
+    decodes: int = DECODES
     batch_size: int = 32
     threads: int = 1
     thumbnails: bool = False
@@ -137,26 +156,29 @@ class Pipeline:
         """
         busy, size, forwards = Busy(), GROUP * self.batch_size, FORWARDS[self.device]
         decode = decode or partial(decode_image, limits=self.limits, size=model.image_size)
-        prepare = partial(
-            prepare_timed, fetch=self._fetch(busy), decode=self._decode(decode, busy), shrink=self._shrink()
-        )
+        prepare = partial(prepare_timed, decode=self._decode(decode, busy), shrink=self._shrink())
         forward = partial(encode_timed, model=model, batch_size=self.batch_size, busy=busy, places=forwards)
-        with pool(self.fetches, "fetch") as fetchers, pool(forwards, "forward") as encoder:
+        with Crew("fetch", min(self.decodes, self.fetches)) as fetchers, Crew("forward", forwards) as encoders:
+            prepare = partial(prepare, fetch=self._fetch(busy, Need(self.decodes, self.fetches, fetchers.hire)))
             # Enough for a whole group to become ready while another one is encoded.
             handfuls = batches(busy.reading(contents), HANDFUL)
             ready = chain.from_iterable(finished(prepare, handfuls, fetchers, size // HANDFUL + self.fetches))
             # At the encoder are those that it works on, and the next one.
-            for embedded in finished(forward, batches(ready, size), encoder, forwards + 1):
+            for embedded in finished(forward, batches(ready, size), encoders, forwards + 1):
                 with busy.timed("write"):
                     yield embedded
                 if count:
                     rejected = sum(one.outcome == "rejected" for one in embedded.outcomes)
                     count(len(embedded.outcomes), rejected, busy.take())
 
-    def _fetch(self, busy: Busy) -> Callable[[str], bytes]:
+    def _fetch(self, busy: Busy, need: Need) -> Callable[[str], bytes]:
         def timed_fetch(uri: str) -> bytes:
-            with busy.timed("fetch", self.fetches):
-                return fetch(uri, self.policy)
+            started = time.perf_counter()
+            try:
+                with busy.timed("fetch", self.fetches):
+                    return fetch(uri, self.policy)
+            finally:
+                need.took(time.perf_counter() - started)
 
         return timed_fetch
 
@@ -189,35 +211,6 @@ def encode_timed(
     with busy.timed("forward", places):
         contents, outcomes = (list(part) for part in zip(*rows, strict=True))
         return Embedded(contents, outcomes, encode(contents, outcomes, model, batch_size))
-
-
-@contextmanager
-def pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are gone when the block is left, by an error too; what has not begun then is dropped."""
-    executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def finished(
-    work: Callable[[Item], Result], items: Iterable[Item], executor: ThreadPoolExecutor, under_way: int
-) -> Iterator[Result]:
-    """What `work` makes of the items, in the order in which it is ready; at most so many `under_way`.
-
-    Raises what `work` and `items` raise.
-    """
-    done: SimpleQueue[Future[Result]] = SimpleQueue()
-    waiting = 0
-    for item in items:
-        executor.submit(work, item).add_done_callback(done.put)
-        waiting += 1
-        if waiting == under_way:
-            yield done.get().result()
-            waiting -= 1
-    for _ in range(waiting):
-        yield done.get().result()
 
 
 def in_order(numbered: Iterable[tuple[int, Item]]) -> Iterator[Item]:

@@ -13,7 +13,6 @@ GPUS = "spark.executor.resource.gpu.amount"
 TASK_GPUS = "spark.task.resource.gpu.amount"
 BATCH_SIZE = {"cpu": 32, "cuda": 256}
 TASK_ROWS = {"cpu": 500, "cuda": 10_000}
-DECODES = 2  # on a CPU: one core decodes more than it encodes
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from samestyle.encoder.files import EncoderFiles
-from samestyle.encoder.pipeline import STAGES, Pipeline
+from samestyle.encoder.pipeline import DECODES, STAGES, Pipeline
 from samestyle.encoder.registry import EncoderFolder, EncoderReference, current_encoder
 from samestyle.errors import InputError
 from samestyle.progress import Progress
@@ -22,7 +22,7 @@ from samestyle.settings import Embed, Settings
 from samestyle.tables.counter import Counter
 from samestyle.tables.io import Table, only_row
 from samestyle.tables.job import exported_encoder
-from samestyle.tables.placement import BATCH_SIZE, DECODES, TASK_ROWS, Placement, placement
+from samestyle.tables.placement import BATCH_SIZE, TASK_ROWS, Placement, placement
 from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.schemas import ATTEMPT, CONTENT
 from samestyle.tables.warehouse import Warehouse

@@ -15,7 +15,7 @@ from PIL import Image
 from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits, decode_image, image_digest
 from samestyle.encoder.contents import Content, Outcome
-from samestyle.encoder.pipeline import GROUP, STAGES, THUMBNAIL, Embedded, Pipeline, in_order
+from samestyle.encoder.pipeline import GROUP, HANDFUL, STAGES, THUMBNAIL, Embedded, Pipeline, in_order
 from samestyle.encoder.runtime import Encoder
 from samestyle.errors import SamestyleError
 from samestyle.progress import Progress
@@ -179,7 +179,7 @@ def test_no_more_is_read_than_is_under_way(pipeline: Pipeline) -> None:
         done += len(group.contents)
         most = max(most, read[0] - done)
     # Two groups at the encoder, one that comes together, one that is fetched, and a handful a thread.
-    assert most <= 4 * GROUP * BATCH + 4 * 4
+    assert most <= 4 * GROUP * BATCH + 4 * HANDFUL
 
 
 def test_only_so_many_photos_are_decoded_at_once(pipeline: Pipeline) -> None:

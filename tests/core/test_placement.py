@@ -88,7 +88,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(monkeypatch):
 
 def test_a_task_on_a_gpu_decodes_on_all_its_cores_and_takes_large_batches():
     on_cpu, on_gpu = (pipeline_of(settings(), place) for place in (Placement(), Placement("cuda", 12)))
-    assert (on_cpu.device, on_cpu.batch_size, on_cpu.decodes, on_cpu.fetches) == ("cpu", 32, 2, 16)
+    assert (on_cpu.device, on_cpu.batch_size, on_cpu.decodes, on_cpu.fetches) == ("cpu", 32, 1, 16)
     assert (on_gpu.device, on_gpu.batch_size, on_gpu.decodes, on_gpu.fetches) == ("cuda", 256, 12, 24)
     chosen = pipeline_of(settings("embed.decode_threads=3", "encoder.batch_size=64"), Placement("cuda", 12))
     assert (chosen.batch_size, chosen.decodes, chosen.fetches) == (64, 3, 16)
