@@ -5,7 +5,7 @@ python -m benchmarks.embed vectors    how near the vectors of --device and --pre
 python -m benchmarks.embed spark      Spark on two cores against a bare loop in two processes, with the real encoder
 python -m benchmarks.embed plumbing   rows a second through the engine into Delta, with a model that does nothing
 python -m benchmarks.embed decode     the decoder against plain Pillow
-python -m benchmarks.embed scale      cost of a row, and peak memory of a worker, from 1,000 rows to 100,000
+python -m benchmarks.embed scale      cost of a row, and peak memory of a worker, from 10,000 rows to 100,000
 
 The photos are those of the demo catalogue, which is drawn into --work on the first use. docs/tuning.md says what the
 figures mean. Other work on the machine disturbs them: `load` is what was running besides.
@@ -184,24 +184,22 @@ def decode_ratios(what: str, photos: list[bytes], rounds: int) -> dict[str, Any]
 
 def scale(arguments: argparse.Namespace) -> dict[str, Any]:
     """The identity model: what grows would show here. A wave of two rows is what starting one costs."""
-    found: dict[str, Any] = {}
+    sizes = (10_000, 30_000, arguments.rows or 100_000)  # 1,000 take less than planning them varies by
     with spark_session() as spark:
         counter, memory = Counter(spark.sparkContext, STAGES), most(spark)
         embed = plumbing(pipeline(arguments.work), counter.add, memory.add)
-        write(spark, contents_frame(spark, arguments.work, demo_rows(arguments.work, 5000)), embed, arguments.work)
-        print("  rows        us of CPU a row   seconds   peak MiB of a worker")
-        for rows in (1_000, 10_000, arguments.rows or 100_000):
-            frame = contents_frame(spark, arguments.work, demo_rows(arguments.work, rows))
-            two = contents_frame(spark, arguments.work, demo_rows(arguments.work, 2))
-            taken = []
-            for _ in range(arguments.rounds):
-                idle = measured(lambda: write(spark, two, embed, arguments.work), 2)  # noqa: B023
-                full = measured(lambda: write(spark, frame, embed, arguments.work), rows)  # noqa: B023
-                taken.append({key: full[key] - idle[key] for key in ("seconds", "cpu")})
-            cpu, seconds = (statistics.median(one[key] for one in taken) for key in ("cpu", "seconds"))
-            found[str(rows)] = {"cpu_us": cpu / rows * 1e6, "seconds": seconds, "peak_mib": memory.value}
-            print(f"  {rows:<10,}{cpu / rows * 1e6:16,.0f}{seconds:12.2f}{memory.value:12,.0f}", flush=True)
-    return {"scale": found}
+        frames = {n: contents_frame(spark, arguments.work, demo_rows(arguments.work, n)) for n in (2, *sizes)}
+
+        def through(rows: int) -> dict[str, float]:
+            start = measured(lambda: write(spark, frames[2], embed, arguments.work), 2)
+            taken = less(measured(lambda: write(spark, frames[rows], embed, arguments.work), rows), start)
+            return taken | {"peak_mib": memory.value}
+
+        through(sizes[-1])  # or the smaller ones pay for what the JVM compiles on its first 100,000 rows
+        rounds = alternate({f"{rows:,}": partial(through, rows) for rows in sizes}, arguments.rounds)
+    for size, taken in rounds.items():
+        print(f"  {size:>9} rows  peak of a worker {max(one['peak_mib'] for one in taken):,.0f} MiB", flush=True)
+    return told("identity", rounds, f"{sizes[0]:,}", "cost a row within 10 % from the first to the last")
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
