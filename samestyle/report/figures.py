@@ -131,7 +131,7 @@ def differences(compared: Sequence[Compared], first: str = "A", second: str = "B
     axes.axvline(0, color=INK, linewidth=1)
     metric = compared[0].metric if compared else ""
     axes.set_xlabel(
-        f"{metric}: {second} minus {first}, with its 95 % interval; grey where it may be chance", fontsize=9
+        f"{metric}: {second} minus {first},\nwith its 95 % interval; grey where it may be chance", fontsize=9
     )
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     return figure

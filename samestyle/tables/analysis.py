@@ -8,18 +8,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from samestyle.errors import UsageError
+from samestyle.index.exact import exact_search
 from samestyle.release.manifest import Manifest, PlacedShard
 from samestyle.release.publish import current_release, load_manifest
 from samestyle.release.store import Store, open_store
-from samestyle.report.sheets import photo_sheet
+from samestyle.report.sheets import neighbour_sheet, photo_sheet
 from samestyle.runs import RunFolder
 from samestyle.serving.shards import Hit
 from samestyle.settings import Settings, conf_folder, to_yaml
+from samestyle.tables.changes import latest_attempts
 from samestyle.tables.neighbours import own_rows
 from samestyle.tables.pairs import visit_items
 from samestyle.tables.photos import Photo, images_of, load_photos
@@ -130,9 +133,16 @@ class Served:
         rows = drawn.limit(count).collect()
         return [[row[side] for row in rows if row[side] is not None] for side in ("old", "new")]
 
-    def sample(self, most: int) -> list[Row]:
-        """Items with title, photo and all three vectors, by a fixed draw."""
-        complete = self.vectors().where("image_vector is not null and text_vector is not null and title is not null")
+    def vectors_by(self, encoder_id: str) -> DataFrame:
+        """The served items with the newest vectors that an encoder has made of them, such as a candidate's."""
+        made = self.warehouse.embeddings_of(encoder_id)
+        newest = latest_attempts(made).selectExpr("content_key", "done_embedded_at as served_at")
+        return embeddings_by_item(self.items().drop("served_at").join(newest, "content_key"), made)
+
+    def sample(self, most: int, encoder_id: str | None = None) -> list[Row]:
+        """Items with title, photo and all three vectors, of the release's encoder or another one, by a fixed draw."""
+        vectors = self.vectors() if encoder_id is None else self.vectors_by(encoder_id)
+        complete = vectors.where("image_vector is not null and text_vector is not null and title is not null")
         return complete.orderBy(F.xxhash64("item_id"), "item_id").limit(most).collect()
 
     def found(self, hits: Sequence[Hit]) -> list[Row]:
@@ -195,6 +205,24 @@ def counted(rows: DataFrame, column: str, most: int = 30) -> dict[str, int]:
     """How many rows have each value of a column, the most frequent first."""
     counts = rows.groupBy(column).count().orderBy(F.desc("count"), column).limit(most)
     return {str(row[column]): row["count"] for row in counts.collect()}
+
+
+def nearest_by(
+    served: Served, encoder_ids: Sequence[str], queries: int, nearest: int, names: Sequence[str], sample: int = 400
+) -> Figure:
+    """A photo sheet: for each of a few items its nearest in a sample, encoder below encoder, by the fused vectors.
+
+    Items that all encoders know, with title and photo, by a fixed draw; the first `queries` of them ask.
+    """
+    rows = served.sample(sample, encoder_ids[0])
+    by_id = [{row["item_id"]: row["fused_vector"] for row in served.sample(sample, one)} for one in encoder_ids]
+    known = [row for row in rows if all(row["item_id"] in found for found in by_id)]
+    vectors = [np.array([found[row["item_id"]] for row in known], np.float32) for found in by_id]
+    asked = np.repeat(np.arange(queries), len(encoder_ids))
+    found = [exact_search(matrix, matrix[:queries], nearest + 1) for matrix in vectors]
+    labels, scores = (np.stack(part, 1).reshape(len(asked), -1) for part in zip(*found, strict=True))
+    photos = [photo.pixels for photo in served.photos(known)]
+    return neighbour_sheet(asked, labels, scores, photos, [row["title"] for row in known], list(names) * queries)
 
 
 def latest_record(root: str | Path, job: str, name: str) -> dict[str, Any]:

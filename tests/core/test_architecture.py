@@ -320,3 +320,9 @@ def test_a_job_is_one_screen_with_run_and_main(path):
     assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     assert ast.get_docstring(tree), "its first line is what ./spark-submit.sh lists"
     assert len(path.read_text().splitlines()) <= 80
+
+
+def test_one_process_collects_all_tests():
+    """As `make soak` does: of two files of one name pytest imports one, and stops at the other."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
