@@ -169,7 +169,9 @@ class Embed(Section):
         None, ge=1, description="Cores that a task on a GPU asks for; default: its share of spark.executor.cores."
     )
     fetch_threads: int = Field(
-        16, ge=1, description="Photos that a worker fetches at once; on a GPU at least two for each that is decoded."
+        16,
+        ge=1,
+        description="Photos that a worker fetches at once, at most; on a GPU at least two for each that is decoded.",
     )
     decode_threads: int | None = Field(
         None, ge=1, description="Photos that a worker decodes at once; default: 1, on a GPU as many as it has cores."

@@ -32,6 +32,8 @@ Opener = Callable[[str, int, float], socket.socket]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _SAME_SCHEME = {"s3a": "s3", "s3n": "s3"}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_REMOTE = re.compile(r"(https?|s3[an]?):", re.IGNORECASE)
 _MAX_URI = 8192
 _CHUNK = 64 * 1024
 _SAFE = "/?%:@!$&'()*+,;=~[]"
@@ -109,6 +111,11 @@ def fetch(uri: str, policy: FetchPolicy, opener: Opener = open_connection) -> by
     raise _refusal("bad_uri", f"retries must be 0 or more, found {policy.retries}")
 
 
+def is_remote(uri: str, policy: FetchPolicy) -> bool:
+    """Whether `fetch` would ask the network for it."""
+    return bool(_REMOTE.match(uri if _SCHEME.match(uri) else policy.base or ""))
+
+
 def _read(uri: str, policy: FetchPolicy, ends: float, opener: Opener) -> bytes:
     scheme = _scheme(uri, policy)
     if scheme == "file":
@@ -131,7 +138,7 @@ def _absolute(uri: str, policy: FetchPolicy) -> str:
         raise _refusal("bad_uri", f"{len(uri)} characters, 1 to {_MAX_URI} expected")
     if re.search(r"[\x00-\x1f\x7f\ud800-\udfff\ufffd]", uri):
         raise _refusal("bad_uri", f"control characters, or ones that were lost on the way, in {uri!r}")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
+    if _SCHEME.match(uri):
         return uri
     base = policy.base or ""
     if re.match(r"https?://", base, re.IGNORECASE):

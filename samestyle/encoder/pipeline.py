@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from samestyle.catalogue.fetch import FetchPolicy, fetch
+from samestyle.catalogue.fetch import FetchPolicy, fetch, is_remote
 from samestyle.catalogue.images import DecodeLimits, decode_image, to_jpeg
 from samestyle.encoder.contents import Content, Decode, Outcome, batches, prepared
 from samestyle.encoder.crew import Crew, finished
@@ -105,7 +105,8 @@ class Busy:
 
 
 class Need:
-    """How many threads fetching needs: `least`, and up to `most` the longer a fetch takes. `hire` is told.
+    """How many threads fetching needs: `most` where a server is asked, which may take its time from the first photo on;
+    else `least`, and more the longer reading a file takes. `hire` is told.
 
     The mean begins at zero, so that one slow fetch among quick ones changes little.
     """
@@ -117,6 +118,10 @@ class Need:
     def threads(self) -> int:
         return min(self.most, int(self.least * (1 + self.mean_s / QUICK_S)))
 
+    def begins(self, remote: bool) -> None:
+        if remote:
+            self.hire(self.most)
+
     def took(self, seconds: float) -> None:
         self.mean_s += (seconds - self.mean_s) / 16
         self.hire(self.threads)
@@ -126,7 +131,7 @@ class Need:
 class Pipeline:
     """How a worker goes about it; small and picklable, so it travels in closures.
 
-    fetches     photos on their way at once, where that takes long; each may hold policy.max_bytes
+    fetches     photos on their way at once from servers and slow disks; each may hold policy.max_bytes
     decodes     photos decoded at once; DecodeLimits says what each may take
     batch_size  rows a forward pass
     threads     of ONNX Runtime, on the CPU
@@ -173,6 +178,7 @@ class Pipeline:
 
     def _fetch(self, busy: Busy, need: Need) -> Callable[[str], bytes]:
         def timed_fetch(uri: str) -> bytes:
+            need.begins(is_remote(uri, self.policy))
             started = time.perf_counter()
             try:
                 with busy.timed("fetch", self.fetches):

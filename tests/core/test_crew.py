@@ -93,7 +93,9 @@ def test_nobody_is_hired_once_it_is_left() -> None:
     assert not alive("gone")
 
 
-@pytest.mark.parametrize(("seconds", "threads"), [(0.0, 2), (QUICK_S / 3, 2), (1.1 * QUICK_S, 4), (4.2 * QUICK_S, 10), (1, 16)])
+@pytest.mark.parametrize(
+    ("seconds", "threads"), [(0.0, 2), (QUICK_S / 3, 2), (1.1 * QUICK_S, 4), (4.2 * QUICK_S, 10), (1, 16)]
+)
 def test_slow_fetches_want_more_threads(seconds: float, threads: int) -> None:
     need = Need(2, 16, lambda threads: None)
     for _ in range(200):
@@ -105,3 +107,11 @@ def test_one_slow_fetch_among_quick_ones_changes_little() -> None:
     need = Need(2, 16, lambda threads: None)
     need.took(5 * QUICK_S)
     assert need.threads == 2
+
+
+def test_a_server_is_asked_by_all_threads_from_the_first_photo_on() -> None:
+    hired = list[int]()
+    need = Need(1, 16, hired.append)
+    need.begins(remote=False)
+    need.begins(remote=True)
+    assert hired == [16]

@@ -16,7 +16,7 @@ import boto3
 import pytest
 
 from samestyle.catalogue import fetch as room
-from samestyle.catalogue.fetch import FetchPolicy, fetch
+from samestyle.catalogue.fetch import FetchPolicy, fetch, is_remote
 from samestyle.errors import ImageError
 
 BODY = b"\xff\xd8\xff" + bytes(range(256)) * 4
@@ -762,3 +762,21 @@ def test_s3_client_is_made_once(store, monkeypatch):
     for _ in range(3):
         fetch("s3://shop/a.jpg", PUBLIC)
     assert made == [1]
+
+
+@pytest.mark.parametrize(
+    ("uri", "base", "remote"),
+    [
+        ("https://shop.example/a.jpg", None, True),
+        ("S3A://bucket/a.jpg", "/photos", True),
+        ("a.jpg", "https://shop.example", True),
+        ("a.jpg", "s3://bucket", True),
+        ("a.jpg", "/photos", False),
+        ("/photos/a.jpg", None, False),
+        ("file:///photos/a.jpg", "https://shop.example", False),
+        ("https:", None, True),
+        ("", None, False),
+    ],
+)
+def test_what_the_network_is_asked_for(uri, base, remote):
+    assert is_remote(uri, FetchPolicy(base=base)) is remote
