@@ -20,7 +20,7 @@ browser:
 	{ echo "installing Chromium for the tests of the web application" && apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium >/dev/null; }
 
-pytest := $(python) -m pytest -m "not soak and not gpu"
+pytest := $(python) -m pytest -m "not soak and not gpu" --durations=15
 inputs := tests/jobs/test_bad_input.py tests/jobs/test_examples.py
 
 test-core: # no JVM
