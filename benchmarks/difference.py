@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.embed import absolute
 from benchmarks.workloads import cpu_seconds
 from samestyle.demo.catalogue import catalogue_table, write_demo_catalogue
 from samestyle.encoder.files import EncoderFiles
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.01, help="of the contents that are new on the second day")
     parser.add_argument("--photos", type=float, default=1.0, help="share of the contents that have one")
     parser.add_argument("--filled", action="store_true", help="do without the full day: vectors are there already")
-    parser.add_argument("--keep", type=Path, help="folder to work in, new or empty, which stays")
+    parser.add_argument("--keep", type=absolute, help="folder to work in, new or empty, which stays")
     parser.add_argument("settings", nargs="*", help="further settings, such as tables.format=parquet")
     arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as temporary:

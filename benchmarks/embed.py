@@ -52,10 +52,17 @@ LARGE = 1200  # pixels of a shop's photo
 Rounds = dict[str, list[dict[str, float]]]
 
 
+def absolute(path: str) -> Path:
+    """Photos are named by URIs, and those hold whole paths."""
+    return Path(path).absolute()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=[*BENCHMARKS], nargs="?", default="device")
-    parser.add_argument("--work", type=Path, default=ROOT / "data" / "benchmark", help="folder for photos and tables")
+    parser.add_argument(
+        "--work", type=absolute, default=ROOT / "data" / "benchmark", help="folder for photos and tables"
+    )
     parser.add_argument("--encoder", type=Path, default=ROOT / ".cache" / "encoders" / "unified")
     parser.add_argument("--rows", type=int, help="rows a round (default: 3,000 of spark, 40,000 of plumbing)")
     parser.add_argument("--rounds", type=int, default=3)

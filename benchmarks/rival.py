@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.embed import (
     ROOT,
+    absolute,
     alternate,
     contents_frame,
     demo_rows,
@@ -50,7 +51,7 @@ AIMS = {"small": "floor 2, goal 3 times clip-retrieval", "b32": "no slower than 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", nargs="?", choices=AIMS, default="small")
-    parser.add_argument("--work", type=Path, default=ROOT / "data" / "benchmark")
+    parser.add_argument("--work", type=absolute, default=ROOT / "data" / "benchmark")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--readers", type=int, default=2, help="processes with which clip-retrieval reads photos")

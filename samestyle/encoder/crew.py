@@ -25,9 +25,14 @@ class Crew:
         """Have so many, if there are fewer; any thread may call it."""
         with self._lock:
             while len(self.threads) < threads and not self._closed:
-                one = threading.Thread(target=self._serve, name=f"{self.name}_{len(self.threads)}", daemon=True)
-                self.threads.append(one)
-                one.start()
+                thread = threading.Thread(target=self._serve, name=f"{self.name}_{len(self.threads)}", daemon=True)
+                thread.start()
+                self.threads.append(thread)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody asks for results any more: long jobs should look."""
+        return self._closed
 
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
@@ -62,17 +67,30 @@ class Crew:
         self._jobs.put(None)  # for the next one
 
 
-def finished(work: Callable[[Item], Result], items: Iterable[Item], crew: Crew, under_way: int) -> Iterator[Result]:
+def one(item: Any) -> int:
+    return 1
+
+
+def finished(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    crew: Crew,
+    under_way: int,
+    size: Callable[[Any], int] = one,
+) -> Iterator[Result]:
     """What `work` makes of the items, in the order in which it is ready; at most so many `under_way`.
 
-    Raises what `work` and `items` raise.
+    size: what an item counts, and what came of it as well. Raises what `work` and `items` raise.
     """
     waiting = 0
     for item in items:
         crew.submit(partial(work, item))
-        waiting += 1
-        if waiting == under_way:
-            yield crew.result()
-            waiting -= 1
-    for _ in range(waiting):
-        yield crew.result()
+        waiting += size(item)
+        while waiting >= under_way:
+            result = crew.result()
+            waiting -= size(result)
+            yield result
+    while waiting:
+        result = crew.result()
+        waiting -= size(result)
+        yield result

@@ -26,7 +26,7 @@ from samestyle.encoder.crew import Crew, finished
 STAGES = ("read", "fetch", "decode", "forward", "write")
 # Batches that go to the encoder at once: it sorts their titles by length, so that less is filled up.
 GROUP = 4
-# Rows that a thread takes at once: handing over one at a time costs more than reading a small file.
+# Rows that a thread takes at once from a disk: handing over one at a time costs more than reading a small file.
 HANDFUL = 8
 DECODES = 1  # on a CPU: a core decodes ten times what it encodes, and a second thread takes turns with the first
 # Threads at the encoder: on a GPU the second one prepares its group and sends it while the first one's is computed.
@@ -123,7 +123,7 @@ class Need:
             self.hire(self.most)
 
     def took(self, seconds: float) -> None:
-        self.mean_s += (seconds - self.mean_s) / 16
+        self.mean_s += (min(seconds, self.most * QUICK_S) - self.mean_s) / 16
         self.hire(self.threads)
 
 
@@ -164,10 +164,12 @@ class Pipeline:
         prepare = partial(prepare_timed, decode=self._decode(decode, busy), shrink=self._shrink())
         forward = partial(encode_timed, model=model, batch_size=self.batch_size, busy=busy, places=forwards)
         with Crew("fetch", min(self.decodes, self.fetches)) as fetchers, Crew("forward", forwards) as encoders:
-            prepare = partial(prepare, fetch=self._fetch(busy, Need(self.decodes, self.fetches, fetchers.hire)))
+            need = Need(self.decodes, self.fetches, fetchers.hire)
+            prepare = partial(prepare, fetch=self._fetch(busy, need), crew=fetchers)
             # Enough for a whole group to become ready while another one is encoded.
-            handfuls = batches(busy.reading(contents), HANDFUL)
-            ready = chain.from_iterable(finished(prepare, handfuls, fetchers, size // HANDFUL + self.fetches))
+            under_way = size + HANDFUL * self.fetches
+            handfuls = self._handfuls(busy.reading(contents))
+            ready = chain.from_iterable(finished(prepare, handfuls, fetchers, under_way, len))
             # At the encoder are those that it works on, and the next one.
             for embedded in finished(forward, batches(ready, size), encoders, forwards + 1):
                 with busy.timed("write"):
@@ -175,6 +177,20 @@ class Pipeline:
                 if count:
                     rejected = sum(one.outcome == "rejected" for one in embedded.outcomes)
                     count(len(embedded.outcomes), rejected, busy.take())
+
+    def _handfuls(self, contents: Iterable[Content]) -> Iterator[list[Content]]:
+        """What a thread takes at once: of what a server is asked for one, or a slow one would hold up the others."""
+        handful: list[Content] = []
+        for content in contents:
+            handful.append(content)
+            if len(handful) == HANDFUL or self._is_remote(content):
+                yield handful
+                handful = []
+        if handful:
+            yield handful
+
+    def _is_remote(self, content: Content) -> bool:
+        return not content.image and content.image_uri is not None and is_remote(content.image_uri, self.policy)
 
     def _fetch(self, busy: Busy, need: Need) -> Callable[[str], bytes]:
         def timed_fetch(uri: str) -> bytes:
@@ -202,13 +218,19 @@ class Pipeline:
 
 
 def prepare_timed(
-    contents: list[Content], fetch: Callable[[str], bytes], decode: Decode, shrink: Shrink | None
+    contents: list[Content], fetch: Callable[[str], bytes], decode: Decode, shrink: Shrink | None, crew: Crew
 ) -> list[tuple[Content, Outcome]]:
-    outcomes = [prepared(content, fetch, decode) for content in contents]
-    for outcome in outcomes:
+    """Bytes of a photo have served when it is decoded; they are dropped. Ends early once nobody waits for it."""
+    made = []
+    for content in contents:
+        if crew.closed:
+            break
+        outcome = prepared(content, fetch, decode)
         if shrink and outcome.pixels is not None:
             outcome.thumbnail = shrink(outcome.pixels)
-    return list(zip(contents, outcomes, strict=True))
+        content.image = None
+        made.append((content, outcome))
+    return made
 
 
 def encode_timed(

@@ -48,6 +48,22 @@ def test_no_more_items_are_taken_than_may_be_under_way() -> None:
             assert taken[0] <= done + 5
 
 
+def test_parts_count_by_their_size() -> None:
+    taken = [0]
+
+    def parts() -> Iterator[list[int]]:
+        for size in (3, 1, 4, 1, 5, 9, 2, 6):
+            taken[0] += size
+            yield [0] * size
+
+    done = 0
+    with Crew("parts", 2) as crew:
+        for part in finished(list, parts(), crew, 6, len):
+            assert taken[0] - done < 6 + 9
+            done += len(part)
+    assert done == taken[0] == 31
+
+
 def test_threads_hired_while_all_others_wait_take_what_is_queued() -> None:
     """Ten jobs that wait for each other end only once there are ten threads."""
     together = threading.Barrier(10)
@@ -107,6 +123,8 @@ def test_one_slow_fetch_among_quick_ones_changes_little() -> None:
     need = Need(2, 16, lambda threads: None)
     need.took(5 * QUICK_S)
     assert need.threads == 2
+    need.took(10.0)
+    assert need.threads <= 4
 
 
 def test_a_server_is_asked_by_all_threads_from_the_first_photo_on() -> None:

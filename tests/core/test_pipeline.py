@@ -260,6 +260,49 @@ def test_closing_in_the_middle_ends_all_threads(pipeline: Pipeline) -> None:
     running.close()  # the fixture looks at what is left
 
 
+def test_a_slow_server_holds_up_no_photo_of_another(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first photo is of a server that answers once all photos behind it are there."""
+    arrived, rows = threading.Semaphore(0), 6
+
+    def fetch(uri: str, policy: FetchPolicy) -> bytes:
+        if "slow" in uri:
+            assert all(arrived.acquire(timeout=60) for _ in range(rows))
+        else:
+            arrived.release()
+        return b"photo"
+
+    monkeypatch.setattr("samestyle.encoder.pipeline.fetch", fetch)
+    hosts = ["slow", *["quick"] * rows]
+    contents = [Content(None, None, f"http://{host}.example/{n}", key=n) for n, host in enumerate(hosts)]
+    found = by_key(pipeline.run(contents, Lengths(), decode=lambda data: PIXELS))
+    assert [outcome.outcome for outcome, _ in found.values()] == ["embedded"] * len(hosts)
+
+
+def test_ending_early_waits_for_one_photo_and_not_for_a_handful(pipeline: Pipeline) -> None:
+    decoding, decoded = threading.Event(), [0]
+
+    def decode(data: bytes) -> np.ndarray:
+        decoding.set()
+        threading.Event().wait(0.05)
+        decoded[0] += 1
+        return PIXELS
+
+    def contents() -> Iterator[Content]:
+        yield from (Content(None, b"photo", None) for _ in range(HANDFUL))
+        assert decoding.wait(60)
+        raise ConnectionError("Spark is gone")
+
+    with pytest.raises(ConnectionError):
+        list(replace(pipeline, decodes=1).run(contents(), Lengths(), decode=decode))
+    assert 0 < decoded[0] < HANDFUL
+
+
+def test_bytes_of_a_photo_are_let_go_once_it_is_decoded(pipeline: Pipeline) -> None:
+    contents = [Content(None, b"photo", None) for _ in range(5)]
+    groups = list(pipeline.run(contents, Lengths(), decode=lambda data: PIXELS))
+    assert [content.image for group in groups for content in group.contents] == [None] * 5
+
+
 def test_counts_add_up_and_every_stage_is_timed(pipeline: Pipeline) -> None:
     told: list[tuple[int, int, dict[str, float]]] = []
     contents = [Content("mug", png(), None), Content(None, b"junk", None)] * 30
