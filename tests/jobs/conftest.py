@@ -25,15 +25,20 @@ SEARCH_ONLY = ("modules.homepage=null", "modules.history=null", "modules.search.
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended: its exit code, what it printed, and its run folder (the newest below paths.root)."""
+    """How a job ended: its exit code, what it printed, and its run folder.
+
+    runs: those that were there before. Two may have begun in one second, so that their names do not tell the newest.
+    """
 
     code: int
     text: str
     root: Path
+    runs: frozenset[Path]
 
     @property
     def folder(self) -> Path:
-        return sorted((self.root / "runs").iterdir())[-1]
+        there = set((self.root / "runs").iterdir())
+        return max(there - self.runs or there)
 
     def record(self, name: str) -> dict:
         return json.loads((self.folder / f"{name}.json").read_text())
@@ -54,10 +59,10 @@ def start_job(job: str, root: Path, *words: str, small: Sequence[str] = SMALL) -
 
     module = import_module(f"jobs.{job}")
     printed = io.StringIO()
-    argv = [f"paths.root={root}", *small, *words]
+    argv, runs = [f"paths.root={root}", *small, *words], frozenset((root / "runs").glob("*"))
     with redirect_stdout(printed), redirect_stderr(printed):
         code = job_main(job, module.__doc__, module.run, starts=job in ("nightly", "embed"), argv=argv)
-    return Ended(code, printed.getvalue(), root)
+    return Ended(code, printed.getvalue(), root, runs)
 
 
 @pytest.fixture(scope="session")
