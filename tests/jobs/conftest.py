@@ -33,7 +33,7 @@ class Ended:
     code: int
     text: str
     root: Path
-    runs: frozenset[Path]
+    runs: frozenset[Path] = frozenset()
 
     @property
     def folder(self) -> Path:
