@@ -249,7 +249,7 @@ def images(count: int, seed: int) -> Iterator[Case[bytes]]:
 # Never contacted, whatever the settings say; and those that only a setting opens.
 NEVER = "169.254.0.0/16 100.100.100.200/32 168.63.129.16/32 0.0.0.0/32 224.0.0.0/4 fe80::/10 ff00::/8 fd00:ec2::254/128"
 INNER = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 127.0.0.0/8 100.64.0.0/10 240.0.0.0/4 192.0.2.0/24 ::1/128 fc00::/7"
-SECRETS = ("/etc/passwd", "/etc/shadow", "/proc/self/environ", "/root/.aws/credentials", "/dev/zero", "/dev/stdin")
+SECRETS = ("/etc/passwd", "/etc/shadow", "/proc/self/environ", "/etc/ssl/private/key.pem", "/dev/zero", "/dev/stdin")
 SCHEMES = ("ftp", "gopher", "javascript", "data", "jar", "dict", "ldap", "sftp", "smb", "netdoc", "mailto", "httpx")
 
 
