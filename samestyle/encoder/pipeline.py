@@ -168,7 +168,7 @@ class Pipeline:
             prepare = partial(prepare, fetch=self._fetch(busy, need), crew=fetchers)
             # Enough for a whole group to become ready while another one is encoded.
             under_way = size + HANDFUL * self.fetches
-            handfuls = self._handfuls(busy.reading(contents))
+            handfuls = self._handfuls(busy.reading(contents), need)
             ready = chain.from_iterable(finished(prepare, handfuls, fetchers, under_way, len))
             # At the encoder are those that it works on, and the next one.
             for embedded in finished(forward, batches(ready, size), encoders, forwards + 1):
@@ -178,12 +178,14 @@ class Pipeline:
                     rejected = sum(one.outcome == "rejected" for one in embedded.outcomes)
                     count(len(embedded.outcomes), rejected, busy.take())
 
-    def _handfuls(self, contents: Iterable[Content]) -> Iterator[list[Content]]:
+    def _handfuls(self, contents: Iterable[Content], need: Need) -> Iterator[list[Content]]:
         """What a thread takes at once: of what a server is asked for one, or a slow one would hold up the others."""
         handful: list[Content] = []
         for content in contents:
             handful.append(content)
-            if len(handful) == HANDFUL or self._is_remote(content):
+            remote = self._is_remote(content)
+            need.begins(remote)
+            if len(handful) == HANDFUL or remote:
                 yield handful
                 handful = []
         if handful:
@@ -194,7 +196,6 @@ class Pipeline:
 
     def _fetch(self, busy: Busy, need: Need) -> Callable[[str], bytes]:
         def timed_fetch(uri: str) -> bytes:
-            need.begins(is_remote(uri, self.policy))
             started = time.perf_counter()
             try:
                 with busy.timed("fetch", self.fetches):
