@@ -49,14 +49,12 @@ def build_shard(
     digest = hashlib.sha256()
     counts = write_items(inserted(index, batches, graph, digest), nodes, items_path)
     check_count(graph_path, index.get_current_count(), nodes)
-    found = find_orphans(index)
-    left = repair_orphans(index, found)
-    index.save_index(str(graph_path))
-    size, sample = index.index_file_size(), sample_of(index)
+    found, left = save_repaired(index, graph_path)
+    sample = sample_of(index)
     del index  # it would stay in memory beside the file that is opened for comparison
-    check_written(graph_path, size, sample, nodes)
+    check_written(graph_path, sample, nodes)
     health = graph_health(graph_path)
-    return BuiltShard(nodes, counts.items, len(found), len(left), digest.hexdigest(), health)
+    return BuiltShard(nodes, counts.items, found, left, digest.hexdigest(), health)
 
 
 def inserted(
@@ -102,17 +100,32 @@ def unit_vectors(batch: pa.RecordBatch, dim: int) -> np.ndarray:
     return vectors
 
 
+def save_repaired(index: hnswlib.Index, path: Path) -> tuple[int, int]:
+    """How many orphans were found, and how many are left; where there were some, what is saved is repaired."""
+    save(index, path)
+    found = find_orphans(index, path)
+    left = repair_orphans(index, found, path)
+    if len(found):
+        save(index, path)
+    return len(found), len(left)
+
+
+def save(index: hnswlib.Index, path: Path) -> None:
+    """Raises IntegrityError where the file is not whole: save_index raises nothing when the disk is full."""
+    index.save_index(str(path))
+    size, expected = path.stat().st_size if path.exists() else 0, index.index_file_size()
+    if size != expected:
+        raise IntegrityError(f"{path} has {size} bytes, {expected} were to be written: is the disk full?")
+
+
 def sample_of(index: hnswlib.Index) -> np.ndarray:
     """Up to 100 vectors, (sample, dim) float32, by evenly spread labels."""
     nodes = index.get_current_count()
     return np.asarray(index.get_items(np.linspace(0, nodes - 1, num=min(100, nodes), dtype=np.int64)), dtype=np.float32)
 
 
-def check_written(path: Path, expected: int, sample: np.ndarray, nodes: int) -> None:
-    """Open the file as a reader would and compare: save_index raises nothing when the disk is full."""
-    size = path.stat().st_size if path.exists() else 0
-    if size != expected:
-        raise IntegrityError(f"{path} has {size} bytes, {expected} were to be written: is the disk full?")
+def check_written(path: Path, sample: np.ndarray, nodes: int) -> None:
+    """Open the file as a reader would and compare."""
     reopened = hnswlib.Index(space=SPACE, dim=sample.shape[1])
     reopened.load_index(str(path))
     if reopened.get_current_count() != nodes:

@@ -43,6 +43,23 @@ class Level0:
             yield links[np.arange(links.shape[1]) < self.counts[part][:, None]]
 
 
+def labels_and_vectors(rows: np.ndarray, header: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(nodes,) int64 and (nodes, dim) float32 of rows of the lowest level."""
+    label_at = int(header["label_offset"])
+    vectors = rows[:, int(header["vector_offset"]) : label_at].view(np.float32)
+    return np.ascontiguousarray(rows[:, label_at:]).view(np.int64).ravel(), vectors
+
+
+def read_nodes(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Labels and vectors of a file's nodes, in portions that are read: what is mapped counts as a process's memory."""
+    header = np.fromfile(path, HEADER, count=1)[0]
+    nodes, width = int(header["nodes"]), int(header["width"])
+    for start in range(0, nodes, BLOCK):
+        count = min(BLOCK, nodes - start)
+        rows = np.fromfile(path, np.uint8, count * width, offset=HEADER.itemsize + start * width)
+        yield labels_and_vectors(rows.reshape(count, width), header)
+
+
 class GraphFile:
     """Only of a file that was verified by checksum, or just written.
 
@@ -51,12 +68,11 @@ class GraphFile:
 
     def __init__(self, path: Path) -> None:
         header = np.fromfile(path, HEADER, count=1)[0]
-        nodes, width, label_at = (int(header[name]) for name in ("nodes", "width", "label_offset"))
+        nodes, width = int(header["nodes"]), int(header["width"])
         rows = np.memmap(path, np.uint8, "r", HEADER.itemsize, (nodes, width))
         links = rows[:, 4 : 4 + 4 * int(header["max_m0"])].view(np.uint32)
         self.level0 = Level0(np.ascontiguousarray(rows[:, :2]).view(np.uint16).ravel(), links)
-        self.vectors = rows[:, int(header["vector_offset"]) : label_at].view(np.float32)
-        self.labels = np.ascontiguousarray(rows[:, label_at:]).view(np.int64).ravel()
+        self.labels, self.vectors = labels_and_vectors(rows, header)
         self.entry = int(header["entry"])
         self._upper = path, HEADER.itemsize + nodes * width, 1 + int(header["max_m"]), int(header["max_level"])
 

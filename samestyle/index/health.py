@@ -1,44 +1,57 @@
 """The health of a graph: can every vector find itself, and how does the graph hang together?"""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hnswlib
 import numpy as np
 
-from samestyle.index.graph_file import GraphFile
+from samestyle.index.graph_file import BLOCK, GraphFile, read_nodes
 from samestyle.index.nodes import TIE, GraphHealth
 
 # The last is wide enough that a healthy graph has no orphan, narrow enough that an unreachable corner shows. What a
 # narrower search finds a wider one finds as well, so that most vectors never need it: a sixth of its time, measured.
 ORPHAN_EFS = (1, 10, 100)
-BLOCK = 4096
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 
 
-def find_orphans(index: hnswlib.Index, labels: np.ndarray | None = None) -> np.ndarray:
-    """Labels (int64) of the vectors whose own search finds neither themselves nor an equal. Looks at all by default."""
-    wanted = np.sort(np.asarray(index.get_ids_list(), dtype=np.int64)) if labels is None else labels
+def find_orphans(index: hnswlib.Index, path: Path) -> np.ndarray:
+    """Labels (int64) of the vectors whose own search finds neither themselves nor an equal; `path`: its saved file.
+
+    From the file, because hnswlib hands vectors out as Python's numbers: that took longer than the search, measured.
+    """
+    blocks, left = read_nodes(path), np.empty(0, np.int64)
     for ef in ORPHAN_EFS:
         index.set_ef(ef)
-        left = [find_in_block(index, wanted[start : start + BLOCK]) for start in range(0, len(wanted), BLOCK)]
-        wanted = np.concatenate([np.empty(0, np.int64), *left])
-    return wanted
+        left = np.concatenate([np.empty(0, np.int64), *[unfound(index, *block) for block in blocks]])
+        blocks = held_nodes(index, left)
+    return left
 
 
-def find_in_block(index: hnswlib.Index, labels: np.ndarray) -> np.ndarray:
-    vectors = np.asarray(index.get_items(labels), dtype=np.float32)
+def held_nodes(index: hnswlib.Index, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Portions of labels and their vectors."""
+    for start in range(0, len(labels), BLOCK):
+        part = labels[start : start + BLOCK]
+        yield part, np.asarray(index.get_items(part), dtype=np.float32)
+
+
+def unfound(index: hnswlib.Index, labels: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Those of the labels whose vectors do not find themselves."""
     _, distances = index.knn_query(vectors, k=1, num_threads=1)
     own = 1 - np.einsum("ij,ij->i", vectors, vectors)
     return labels[distances[:, 0] > own + TIE]
 
 
-def repair_orphans(index: hnswlib.Index, orphans: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """Insert orphans again, which links them anew (hnswlib's update of a point); returns those that are left."""
+def repair_orphans(index: hnswlib.Index, orphans: np.ndarray, path: Path, rounds: int = 3) -> np.ndarray:
+    """Insert orphans again, which links them anew (hnswlib's update of a point); returns those that are left.
+
+    The file `path` is not written: a vector stays what it was.
+    """
     for _ in range(rounds):
         if len(orphans) == 0:
             break
         index.add_items(index.get_items(orphans), orphans, num_threads=1)
-        orphans = find_orphans(index)
+        orphans = find_orphans(index, path)
     return orphans
 
 

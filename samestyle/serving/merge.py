@@ -14,6 +14,8 @@ from samestyle.serving.shards import WIDE, Hit, LoadedShard, Wish
 # Further nodes that are asked for at first where suppliers are excluded or capped; then so many times more.
 SPARE = 16
 GROWTH = 4
+# A named tuple's own __new__ is a function of Python.
+made = tuple.__new__
 # A node that was found: its cosine, whose it is, and the rows of its items that may be shown.
 Node = tuple[float, ItemFile, memoryview]
 # A shard, which of its items may be shown, and what it found for one query: labels and cosines.
@@ -36,16 +38,17 @@ def search_plainly(shards: Sequence[LoadedShard], query: np.ndarray, k: int, ite
         return None
     ids, hits, before, tied = items.ids, list[Hit](), -math.inf, False
     for label, distance in zip(labels.tolist()[0], distances.tolist()[0], strict=True):
-        tied = tied or distance - before < TIE
+        if distance - before < TIE:
+            tied = True
         before, row = distance, places[label]
         if row >= 0:
-            hits.append(Hit(ids[row], 1 - distance, items, row))
+            hits.append(made(Hit, (ids[row], 1 - distance, items, row)))
         elif row == ELSEWHERE:
             return None
         else:
             first, count = divmod(~row, SEVERAL)
             rows = range(first, first + min(count, items_per_node))
-            hits += [Hit(ids[row], 1 - distance, items, row) for row in rows]
+            hits += [made(Hit, (ids[row], 1 - distance, items, row)) for row in rows]
     if tied:
         hits.sort(key=in_order)
     return hits[:k]

@@ -1,9 +1,9 @@
 """One shard in memory: its graph, its items, and how they are searched together."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import hnswlib
 import numpy as np
@@ -29,14 +29,19 @@ CANARY_SLACK = 1e-3
 Found = tuple[np.ndarray | list[np.ndarray], np.ndarray | list[np.ndarray]]
 
 
-@dataclass(slots=True)
-class Hit:
-    """An item that was found; `score` is the cosine. The rest is looked up in its row when it is asked for."""
+class Hit(NamedTuple):
+    """An item that was found; `score` is the cosine. The rest is looked up in its row when it is asked for.
+
+    A tuple, because a search makes ten of them while nothing is left in the processor's cache.
+    """
 
     item_id: str
     score: float
-    source: ItemFile = field(repr=False, compare=False)
-    row: int = field(repr=False, compare=False)
+    source: ItemFile
+    row: int
+
+    def __repr__(self) -> str:
+        return f"Hit(item_id={self.item_id!r}, score={self.score!r})"
 
     @property
     def supplier_id(self) -> str | None:

@@ -204,7 +204,7 @@ def test_a_graph_whose_vectors_are_not_its_own_is_refused_by_recall_and_by_orpha
     found, exact = 1 - graph.knn_query(queries, 10, num_threads=1)[1], exact_search(vectors, queries, 10)[1]
     measured = proportion(recalls(found, exact))
     damaged = with_index(good, 0, recall=Recall(10, measured.value, measured.low, measured.high, measured.queries))
-    damaged = with_shards(damaged, orphans=min(60, len(find_orphans(graph))))
+    damaged = with_shards(damaged, orphans=min(60, len(find_orphans(graph, tmp_path / "graph"))))
     assert {"recall search/fused", "orphans search/fused"} <= refusals(damaged).keys()
 
 
