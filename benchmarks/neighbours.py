@@ -1,11 +1,14 @@
 """What searching for neighbours costs beside hnswlib alone, as ratios within one run on the same cores.
 
-    .venv/bin/python -m benchmarks.neighbours [--rows 20000] [--queries 20000] [--shards 2] [--rounds 2]
+    .venv/bin/python -m benchmarks.neighbours [--rows 20000] [--queries 20000] [--shards 2] [--rounds 2] [--cores 2]
 
 The same queries over the same graph files: by hnswlib in one process with one thread, and by the job's own search in
 Spark's workers (shuffling the queries to the shards, opening them, naming the items, all told), in turns. A search is
-one query in one shard. Seconds of CPU, of all processes, as other work on the machine does not change them; the ratio
-by the clock as well. --whole: plan, bands, ranks and the table too.
+one query in one shard. Seconds of CPU, of all processes, and by the clock. --whole: plan, bands, ranks and the table
+too.
+
+Cores that share memory and caches slow each other down, in seconds of CPU too: so hnswlib also searches side by side,
+a graph a thread, on as many cores as Spark has. What that costs more than one thread alone is no cost of Spark's.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,20 +65,21 @@ def compare(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
         ways = searcher(night, records, reach)
         if not chosen.whole:
             del ways["whole"]
-        return figures(vectors[: chosen.queries], graphs, reach, ways, chosen.rounds)
+        alone = rivals(vectors[: chosen.queries], graphs, reach, chosen.cores)
+        return figures(chosen.queries * len(graphs), alone, ways, chosen.rounds)
     finally:
         spark.stop()
 
 
 def figures(
-    queries: np.ndarray, graphs: list[hnswlib.Index], reach: Reach, ways: dict[str, Callable[[], None]], rounds: int
+    searches: int, alone: dict[str, Callable[[], None]], ways: dict[str, Callable[[], None]], rounds: int
 ) -> dict[str, Any]:
-    searches, spent = len(queries) * len(graphs), {"hnswlib": [], **{name: [] for name in ways}}
+    everything = alone | ways
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in everything}
     for way in ways.values():
         way()  # warms the workers and the JVM
     for _ in range(rounds):
-        spent["hnswlib"].append(timed(lambda: search_alone(graphs, queries, reach)))
-        for name, way in ways.items():
+        for name, way in everything.items():
             spent[name].append(timed(way))
     cpu = {name: min(cpu for cpu, _ in values) for name, values in spent.items()}
     clock = {name: min(clock for _, clock in values) for name, values in spent.items()}
@@ -82,7 +87,7 @@ def figures(
         "searches": searches,
         **{f"{name} searches a second of CPU": searches / seconds for name, seconds in cpu.items()},
         **{f"{name} seconds by the clock": seconds for name, seconds in clock.items()},
-        **{f"{name} against hnswlib": cpu["hnswlib"] / cpu[name] for name in ways},
+        **{f"{name} against {rival}": cpu[rival] / cpu[name] for name in ways for rival in alone},
     }
 
 
@@ -91,6 +96,16 @@ def timed(way: Callable[[], None]) -> tuple[float, float]:
     before, started = cpu_seconds(os.getpid()), time.monotonic()
     way()
     return cpu_seconds(os.getpid()) - before, time.monotonic() - started
+
+
+def rivals(queries: np.ndarray, graphs: list[hnswlib.Index], reach: Reach, cores: int) -> dict[str, Callable[[], None]]:
+    """hnswlib with one thread, and with as many as Spark has cores, each with a graph of its own."""
+
+    def side_by_side() -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(lambda graph: search_alone([graph], queries, reach), graphs))
+
+    return {"hnswlib": lambda: search_alone(graphs, queries, reach), "hnswlib side by side": side_by_side}
 
 
 def search_alone(graphs: list[hnswlib.Index], queries: np.ndarray, reach: Reach) -> None:

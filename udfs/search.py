@@ -90,7 +90,7 @@ def candidate_finder(shards: Sequence[PlacedShard], store: Store, reaches: Seque
             vectors = batch.column("vector").flatten().to_numpy().reshape(batch.num_rows, one.dim)
             reach = reaches[one.index]
             found = opened.find(vectors, reach)
-            yield candidates_batch(one.index, opened, batch.column("query_id"), found, reach.members)
+            yield from named(one.index, opened, batch.column("query_id"), found, reach.members).to_batches()
 
     return find
 
@@ -139,7 +139,7 @@ def fetch_shard(store: Store, one: PlacedShard, links: bool = False) -> OpenShar
 
 
 def constant(value: int, rows: int) -> pa.Array:
-    return pa.array(np.full(rows, value), pa.int32())
+    return pa.array(np.full(rows, value, np.int32))
 
 
 def sampled_batch(index: int, keys: Any, categories: Any, vectors: list[Any]) -> pa.RecordBatch:
@@ -172,18 +172,11 @@ def scores_batch(
     )
 
 
-def candidates_batch(
-    index: int, shard: CandidateShard, ids: pa.Array, found: Candidates, members: int | None
-) -> pa.RecordBatch:
+def named(index: int, shard: CandidateShard, ids: pa.Array, found: Candidates, members: int | None) -> pa.Table:
     """Nodes as their items, without a Python loop over them."""
     places, rows = shard.rows_of(found, members)
     first = np.diff(places, prepend=-1) > 0
-    items = shard.items.select(OF_ITEM).take(pa.array(rows)).combine_chunks()
-    columns = [
-        constant(index, len(rows)),
-        ids.take(pa.array(found.queries[places])),
-        *[items[name].combine_chunks() for name in OF_ITEM],
-        pa.array(found.scores[places]),
-        pa.array(first),
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=["index", "query_id", *OF_ITEM, "score", "first"])
+    items = shard.items.select(OF_ITEM).take(pa.array(rows))
+    queries = ids.take(pa.array(found.queries[places]))
+    columns = [constant(index, len(rows)), queries, *items.columns, pa.array(found.scores[places]), pa.array(first)]
+    return pa.Table.from_arrays(columns, names=["index", "query_id", *OF_ITEM, "score", "first"])

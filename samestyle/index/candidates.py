@@ -80,8 +80,9 @@ class CandidateShard:
     def _crowded(self, labels: np.ndarray, scores: np.ndarray, reach: Reach) -> np.ndarray:
         """(queries,) bool. A node counts as its first item's supplier; an unknown supplier is one of its own."""
         least = reach.varied if self.unknown else min(reach.varied, reach.per_supplier * self.known_suppliers)
-        counted = varied(self.suppliers[labels], reach.per_supplier)
-        return (scores[:, -1] >= reach.floor) & (counted < least)
+        crowded = scores[:, -1] >= reach.floor
+        crowded[crowded] = varied(self.suppliers[labels[crowded]], reach.per_supplier) < least
+        return crowded
 
 
 def varied(suppliers: np.ndarray, most: int) -> np.ndarray:
