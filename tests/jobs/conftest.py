@@ -83,6 +83,12 @@ def second_night(night, tmp_path_factory) -> Ended:
     return ended
 
 
+@pytest.fixture
+def copied(night, tmp_path) -> Path:
+    """paths.root of a copy of the finished night, which a test may go on with."""
+    return shutil.copytree(night.root, tmp_path / "copied")
+
+
 @pytest.fixture(scope="session")
 def finished_run(night) -> Path:
     """paths.root of the finished nightly."""

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
@@ -39,10 +38,8 @@ def die(*_):
     raise KeyboardInterrupt
 
 
-def test_another_encoder_takes_over_at_no_cost_and_back(spark, run_job, night, smaller, tmp_path, monkeypatch):
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
-    store = open_store(root / "store")
+def test_another_encoder_takes_over_at_no_cost_and_back(spark, run_job, copied, smaller, monkeypatch):
+    root, store = copied, open_store(copied / "store")
     before = current_release(store)[1]
     new = json.loads((smaller / "encoder.json").read_text())["encoder_id"]
     old = before.encoder.encoder_id

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from contextlib import redirect_stderr, redirect_stdout
 
 import pyarrow as pa
@@ -22,10 +21,8 @@ def call(root, *words):
     return code, printed.getvalue()
 
 
-def test_calibration_registers_a_candidate_and_never_promotes_it(spark, night, tmp_path):
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
-    store = open_store(root / "store")
+def test_calibration_registers_a_candidate_and_never_promotes_it(spark, copied, tmp_path):
+    root, store = copied, open_store(copied / "store")
     current = current_encoder(store)
     code, printed = call(root)
     assert code == 2

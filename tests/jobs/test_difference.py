@@ -1,7 +1,6 @@
 """Only the difference is embedded: nights of a shop whose photos come and go, trials, and what a plan foresees."""
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,12 +59,12 @@ def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_p
     def offer(name, version=None):
         return {"item_id": name, "title": f"mug {name}", "image_uri": f"{photos.url}/{name}", "image_version": version}
 
-    def night(rows, **answers):
+    def night(rows, job="nightly", **answers):
         photos.answers = {f"/{name}": answer for name, answer in answers.items()}
         pq.write_table(pa.Table.from_pylist([*rows, *titles]), tmp_path / "catalogue.parquet")
         words = [f"catalogue.path={tmp_path / 'catalogue.parquet'}", "images.allow_private_networks=true"]
         words += ["images.retries=0", "embed.backoff_hours=0", *SEARCH_ONLY]
-        ended = run_job("nightly", tmp_path / "out", *words)
+        ended = run_job(job, tmp_path / "out", *words)
         assert ended.code == 0, ended.text
         items = Warehouse(spark, str(tmp_path / "out"), "delta").items().read().where("image_uri is not null").collect()
         states = {row["item_id"]: (row["state"], row["reason"]) for row in items}
@@ -87,7 +86,7 @@ def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_p
         2,
     )
 
-    found = night([changed, slow, gone, ill], changing=good)
+    found = night([changed, slow, gone, ill], "embed", changing=good)
     reused = dict.fromkeys(("slow", "gone", "ill"), ("reused", None))
     assert found == ({"changing": ("fresh", None), **reused}, 0, 1, 1)
 
@@ -111,13 +110,6 @@ def test_a_catalogue_that_is_overwritten_while_it_is_read_ends_the_run(run_job, 
     assert ended.code == 5
     assert f"the catalogue {path} was overwritten while it was read: it was at files-" in ended.text
     assert not (tmp_path / "out" / "tables").exists()
-
-
-@pytest.fixture
-def copied(night, tmp_path):
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
-    return root
 
 
 def files_of(root):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -188,14 +187,6 @@ def test_the_release_verifies_and_the_ledger_names_every_stage(night, release, t
     Draft202012Validator(manifest_schema()).validate(json.loads(release.to_json()))
     stages = [r["stage"] for r in tables.runs.read().orderBy("ended_at").collect()]
     assert stages == ["embed", "build_index", "evaluate_index", "neighbours", "publish", "maintain"]
-
-
-@pytest.fixture
-def copied(night, tmp_path):
-    """A copy of the finished night that a test may go on with."""
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
-    return root
 
 
 def test_day_two_embeds_exactly_the_changed_contents(spark, second_night):

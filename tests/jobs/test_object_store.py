@@ -28,7 +28,21 @@ def released(searcher) -> set[str]:
     return {one.ids[row] for one in items for row in one.living.rows}
 
 
-def test_nights_on_s3_with_a_takedown_and_a_command_that_is_told(run_job, shop, tmp_path):
+@pytest.fixture
+def read_here(monkeypatch) -> list[str]:
+    """Keys of what this process reads from S3; executors are processes of their own."""
+    keys: list[str] = []
+
+    class Noted(ObjectReader):
+        def __init__(self, store, key, *rest):
+            keys.append(key)
+            super().__init__(store, key, *rest)
+
+    monkeypatch.setattr("samestyle.release.s3.ObjectReader", Noted)
+    return keys
+
+
+def test_nights_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(run_job, shop, tmp_path, capsys, read_here):
     root, store_word = shop
     uri, told = store_word.partition("=")[2], tmp_path / "told"
     script = tmp_path / "tell.sh"
@@ -48,8 +62,25 @@ def test_nights_on_s3_with_a_takedown_and_a_command_that_is_told(run_job, shop, 
     assert samestyle(["deny", "add", *denied, f"paths.root={root}", store_word]) == 0
     searcher.refresh()
     assert released(searcher) == items - set(denied)
-    ended = run_job("nightly", root, store_word, *SEARCH_ONLY)  # the same day: nothing but the takedown is new
+    assert samestyle(["deny", "purge", f"paths.root={root}", store_word]) == 0
+    # The same day: nothing but the takedown is new, and the shards without what it took down.
+    read_here.clear()
+    ended = run_job("nightly", root, store_word, "release.channel=candidate", *SEARCH_ONLY)
     assert ended.code == 0, ended.text
+    shards = [key for key in read_here if key.endswith((".hnsw", ".parquet"))]
+    assert (shards, "channels/current" in read_here) == ([], True), "the driver reads no shard, not even to verify it"
+    new = load_manifest(open_store(uri), ended.folder.name).objects().keys() - first.objects().keys()
+    assert any(key.endswith(".hnsw") for key in new)
+
+    # It lies beside the one that serves until it is promoted.
+    assert read_pointer(open_store(uri), "current").release_id == first.release_id
+    candidate = read_pointer(open_store(uri), "candidate").release_id
+    assert candidate == ended.folder.name
+    assert not searcher.refresh().switched
+    assert samestyle(["releases", "promote", "candidate", f"paths.root={root}", store_word]) == 0
+    assert read_pointer(open_store(uri), "current").release_id == candidate
+    assert samestyle(["releases", "diff", first.release_id, candidate, f"paths.root={root}", store_word]) == 0
+    assert "release.channel" in capsys.readouterr().out
     assert searcher.refresh().switched
     second = searcher.manifest
     assert second.ledger["rejected"] == first.ledger["rejected"] + 2
@@ -65,35 +96,3 @@ def test_a_second_night_on_s3_is_told_who_holds_the_lock(run_job, shop):
         ended = run_job("nightly", root, store_word)
     assert ended.code == 4
     assert "held by run the-first-run" in ended.text
-
-
-@pytest.fixture
-def read_here(monkeypatch) -> list[str]:
-    """Keys of what this process reads from S3; executors are processes of their own."""
-    keys: list[str] = []
-
-    class Noted(ObjectReader):
-        def __init__(self, store, key, *rest):
-            keys.append(key)
-            super().__init__(store, key, *rest)
-
-    monkeypatch.setattr("samestyle.release.s3.ObjectReader", Noted)
-    return keys
-
-
-def test_a_candidate_is_published_beside_and_promoted(run_job, shop, capsys, read_here):
-    root, store_word = shop
-    store = open_store(store_word.partition("=")[2])
-    before = read_pointer(store, "current").release_id
-    ended = run_job("nightly", root, store_word, "release.channel=candidate", "demo.day=2", *SEARCH_ONLY)
-    assert ended.code == 0, ended.text
-    shards = [key for key in read_here if key.endswith((".hnsw", ".parquet"))]
-    assert (shards, "channels/current" in read_here) == ([], True), "the driver reads no shard, not even to verify it"
-    new = load_manifest(store, ended.folder.name).objects().keys() - load_manifest(store, before).objects().keys()
-    assert any(key.endswith(".hnsw") for key in new)
-    assert read_pointer(store, "current").release_id == before
-    candidate = read_pointer(store, "candidate").release_id
-    assert samestyle(["releases", "promote", "candidate", f"paths.root={root}", store_word]) == 0
-    assert read_pointer(store, "current").release_id == candidate != before
-    assert samestyle(["releases", "diff", before, candidate, f"paths.root={root}", store_word]) == 0
-    assert "demo.day" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The commands in ```bash blocks, and the Python examples, run in the order of the pages, as they are printed.
 
+`make test` leaves out those that start a night which README.md does not show, and what looks at such a night.
+
 What else the pages show is run by other tests: tests/core/test_pages.py names them.
 """
 
@@ -22,6 +24,8 @@ WEB = "docs/web.md"
 EXAMPLES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operations", "serving", "tables", "settings")]]
 # A shop small enough to wait for, but with the item that the examples name.
 SMALL = "\ndemo:\n  offers: 220\nevaluation:\n  queries: 50\nindex:\n  ef_search: [10, 40]\n"
+# Minutes of Spark, and what looks at the release of another shop.
+NIGHTS = re.compile(r"\./spark-submit\.sh .*|.* --settings .*")
 READY = all((ROOT / ".cache" / name).exists() for name in ("jars", f"encoders/{default_kind()}/encoder.json"))
 
 pytestmark = pytest.mark.skipif(not READY, reason="needs Delta's jars and the encoder: make setup")
@@ -78,12 +82,17 @@ def filled_in(checkout: Path, command: str) -> str:
     return command.replace("make ", "make --dry-run ", 1) if command.startswith("make ") else command
 
 
-def test_the_commands_of_the_pages_end_well(checkout):
+@pytest.mark.parametrize(
+    "every", [pytest.param(False, id="quick"), pytest.param(True, id="all", marks=pytest.mark.soak)]
+)
+def test_the_commands_of_the_pages_end_well(checkout, every):
     # Each once: pages repeat the first one, and it would find nothing to do.
     listed = list(dict.fromkeys(line for page in PAGES if page != WEB for line in lines(page)))
     assert {"./spark-submit.sh nightly", "make test", "./spark-submit.sh nightly demo.day=2"} <= set(listed)
     assert ".venv/bin/samestyle releases rollback" in listed
-    for command in listed:
+    late = [line for line in listed if NIGHTS.fullmatch(line) and line not in lines("README.md")]
+    assert len(late) == 4, late
+    for command in listed if every else [line for line in listed if line not in late]:
         assert_ends_well(checkout, filled_in(checkout, command))
 
 
