@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import re
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,17 @@ def test_the_homepage_shows_what_its_filter_lets_through(example):
     assert example.ended.summary["notes"] == [
         "module history skipped: it needs a click log, and clicks.path and clicks.table are not set"
     ]
+
+
+def test_the_shop_that_docs_catalogue_begins_with_is_read_as_its_settings_say(spark, tmp_path):
+    """The night after this plan is one of the commands of that page, which `make soak` runs."""
+    examples = ROOT / "docs" / "examples"
+    runpy.run_path(str(examples / "own_shop.py"))["main"](tmp_path)
+    words = ["--settings", str(examples / "own_shop.yaml"), f"catalogue.path={tmp_path / 'products.json'}", "--dry-run"]
+    ended = start_job("nightly", tmp_path / "out", "--env", "dev", *words, small=[])
+    assert ended.code == 0, ended.text
+    assert "120 rows, 0 repeat an item_id" in ended.text
+    assert int(re.search(r"(\d+) photos to fetch", ended.text)[1]) > 100
 
 
 def write_json(folder: Path, sample: pa.Table) -> Path:

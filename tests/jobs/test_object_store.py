@@ -42,7 +42,9 @@ def read_here(monkeypatch) -> list[str]:
     return keys
 
 
-def test_nights_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(run_job, shop, tmp_path, capsys, read_here):
+def test_nights_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(
+    run_job, shop, tmp_path, capsys, read_here
+):
     root, store_word = shop
     uri, told = store_word.partition("=")[2], tmp_path / "told"
     script = tmp_path / "tell.sh"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, ready, spark_folder
+from checkout import QUICK_START, ROOT, ready, spark_folder
 
 from samestyle.demo.catalogue import DemoCatalogue, write_demo_catalogue
 from samestyle.encoder.sources import default_kind
@@ -30,8 +30,6 @@ JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
 ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 SMALL = ["embed.wave_rows=100", "embed.task_rows=20", "evaluation.queries=40", "index.ef_search=[40]"]
 SMALL += ["modules.search.shard_rows=30", "modules.homepage=null", "modules.history=null"]
-# For processes of a minute neither the better compiler pays nor a compiled query, as in conf/spark/demo.conf.
-QUICK_START = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 OLD_COPY = 'raise ImportError("the old copy of samestyle on this host was imported")\n'
 # Python runs this file as it starts: here it writes down what the workers of this host import, and from where.
 SITECUSTOMIZE = """

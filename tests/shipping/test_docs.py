@@ -26,6 +26,7 @@ EXAMPLES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operation
 SMALL = "\ndemo:\n  offers: 220\nevaluation:\n  queries: 50\nindex:\n  ef_search: [10, 40]\n"
 # Minutes of Spark, and what looks at the release of another shop.
 NIGHTS = re.compile(r"\./spark-submit\.sh .*|.* --settings .*")
+SMALL_SPARK = "\nspark.sql.shuffle.partitions 2\nspark.databricks.delta.snapshotPartitions 1\n"
 READY = all((ROOT / ".cache" / name).exists() for name in ("jars", f"encoders/{default_kind()}/encoder.json"))
 
 pytestmark = pytest.mark.skipif(not READY, reason="needs Delta's jars and the encoder: make setup")
@@ -46,6 +47,8 @@ def checkout(tmp_path_factory) -> Path:
         copy(source, folder / name)
     with (folder / "conf" / "demo.yaml").open("a") as settings:
         settings.write(SMALL)
+    with (folder / "conf" / "spark" / "demo.conf").open("a") as settings:
+        settings.write(SMALL_SPARK)
     (folder / ".cache").mkdir()
     for name in ("jars", "encoders"):
         (folder / ".cache" / name).symlink_to(ROOT / ".cache" / name)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkout import ROOT, spark_folder
+from checkout import QUICK_START, ROOT, spark_folder
 from gpu_stage import AT_ONCE
 
 CONF = {
@@ -17,8 +17,8 @@ CONF = {
     "spark.executor.resource.gpu.amount": "2",
     "spark.sql.shuffle.partitions": "2",
     "spark.ui.enabled": "false",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.driver.extraJavaOptions": QUICK_START,
+    "spark.executor.extraJavaOptions": QUICK_START,
 }
 
 
