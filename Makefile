@@ -21,7 +21,8 @@ browser:
 	DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium >/dev/null; }
 
 pytest := $(python) -m pytest -m "not soak and not gpu" --durations=15
-inputs := tests/jobs/test_bad_input.py tests/jobs/test_examples.py
+# Tests of jobs that begin with nothing. All others go on from one finished night, which each process makes once.
+inputs := $(addprefix tests/jobs/test_,bad_input.py examples.py hostile_night.py object_store.py train.py)
 
 test-core: # no JVM
 	$(pytest) tests/core
@@ -30,10 +31,10 @@ test-shipping: # real processes of their own
 	$(pytest) tests/shipping
 
 test-inputs: # one Spark session
-	$(pytest) $(inputs)
+	$(pytest) tests/spark $(inputs)
 
-test-nights: # another one, and whatever is not named above
-	$(pytest) tests/spark tests/jobs $(addprefix --ignore=,$(inputs))
+test-nights: # another one
+	$(pytest) tests/jobs $(addprefix --ignore=,$(inputs))
 
 soak: setup ## the long tests: full counts of faults, nights and fuzzing
 	$(python) -m pytest -m soak -s tests

@@ -51,8 +51,10 @@ def spark_session() -> Iterator:
     for line in (ROOT / "conf" / "spark" / "demo.conf").read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             builder = builder.config(*line.split(None, 1))
-    # Two cores, and small shuffles: the tables of tests have tens of rows.
-    session = builder.master("local[2,4]").config("spark.sql.shuffle.partitions", 2).getOrCreate()
+    # Two cores, and few tasks: the tables of tests have tens of rows.
+    few = {"spark.sql.shuffle.partitions": 2, "spark.default.parallelism": 2}
+    few["spark.databricks.delta.snapshotPartitions"] = 1
+    session = builder.master("local[2,4]").config(map=few).getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()

@@ -24,33 +24,33 @@ def call(root, *words):
 def test_calibration_registers_a_candidate_and_never_promotes_it(spark, copied, tmp_path):
     root, store = copied, open_store(copied / "store")
     current = current_encoder(store)
-    code, printed = call(root)
+    code, printed = call(root, "calibrate.rows=20")
     assert code == 2
     assert "there is too little to calibrate on. image: " in printed
     assert "expected at least 640" in printed
     assert list_encoders(store) == [current]
 
-    # 700 titles, of which 600 are drawn, and no photo.
-    titles = [f"{colour} mug of {size} ml" for colour in ("red", "green") for size in range(350)]
-    shop = pa.table({"item_id": [f"m{row}" for row in range(700)], "title": titles})
+    # 500 titles, of which 400 are drawn, and no photo.
+    titles = [f"{colour} mug of {size} ml" for colour in ("red", "green") for size in range(250)]
+    shop = pa.table({"item_id": [f"m{row}" for row in range(500)], "title": titles})
     pq.write_table(shop, tmp_path / "mugs.parquet")
-    words = (f"catalogue.path={tmp_path / 'mugs.parquet'}", "calibrate.rows=600")
+    words = (f"catalogue.path={tmp_path / 'mugs.parquet'}", "calibrate.rows=400")
     code, printed = call(root, *words)
     assert code == 0, printed
     (folder,) = (path for path in (root / "workshop").glob("calibrate-*") if (path / "calibration.json").exists())
     record = json.loads((folder / "calibration.json").read_text())
     new = record["encoder_id"]
-    assert (record["from"], record["contents"], record["fitted_on"]) == (current, 600, {"text": 600})
+    assert (record["from"], record["contents"], record["fitted_on"]) == (current, 400, {"text": 400})
     assert sorted(list_encoders(store)) == sorted([current, new])
     assert current_encoder(store) == current
     assert new != current
     assert "photos keep their projection: 0 distinct samples were found" in printed
     assert f"evaluate_encoder --encoder {new} --against {current}" in printed
     assert f"backfill --encoder {new} and `samestyle encoders promote {new}`" in printed
-    assert encoder_manifest(store, new)["fitted_on"].endswith("; mugs.parquet (your own): calibrated on 600 titles")
+    assert encoder_manifest(store, new)["fitted_on"].endswith("; mugs.parquet (your own): calibrated on 400 titles")
 
     # Once more: the same sample, the same encoder.
     code, printed = call(root, *words)
     assert code == 0, printed
-    assert f"candidate {new}, fitted on 600 titles" in printed
+    assert f"candidate {new}, fitted on 400 titles" in printed
     assert sorted(list_encoders(store)) == sorted([current, new])
