@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SEARCH_ONLY
+from conftest import AT_ONCE, SEARCH_ONLY
 from PIL import Image
 
 from jobs import embed
@@ -52,7 +52,9 @@ def jpeg(tmp_path):
     return (tmp_path / "noise.jpg").read_bytes()
 
 
-def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_path):
+def test_nights_with_photos_that_come_and_go_in_parquet_tables_that_keep_what_is_read(
+    spark, run_job, photos, jpeg, tmp_path
+):
     good, down, broken = (200, jpeg), (503, b"try again"), (200, jpeg[:200])
     titles = [{"item_id": f"t{n}", "title": f"plain mug number {n}"} for n in range(30)]
 
@@ -63,10 +65,12 @@ def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_p
         photos.answers = {f"/{name}": answer for name, answer in answers.items()}
         pq.write_table(pa.Table.from_pylist([*rows, *titles]), tmp_path / "catalogue.parquet")
         words = [f"catalogue.path={tmp_path / 'catalogue.parquet'}", "images.allow_private_networks=true"]
-        words += ["images.retries=0", "embed.backoff_hours=0", *SEARCH_ONLY]
+        words += ["images.retries=0", "embed.backoff_hours=0", "tables.format=parquet", *SEARCH_ONLY]
         ended = run_job(job, tmp_path / "out", *words)
         assert ended.code == 0, ended.text
-        items = Warehouse(spark, str(tmp_path / "out"), "delta").items().read().where("image_uri is not null").collect()
+        items = (
+            Warehouse(spark, str(tmp_path / "out"), "parquet").items().read().where("image_uri is not null").collect()
+        )
         states = {row["item_id"]: (row["state"], row["reason"]) for row in items}
         record = ended.record("embed")
         return states, record["counts"]["deleted"], record["attempted"], record["contents_embedded"]
@@ -89,6 +93,19 @@ def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_p
     found = night([changed, slow, gone, ill], "embed", changing=good)
     reused = dict.fromkeys(("slow", "gone", "ill"), ("reused", None))
     assert found == ({"changing": ("fresh", None), **reused}, 0, 1, 1)
+
+    # Two versions of the items serve releases, and one is the latest; of the embeddings a killed write is left.
+    tables = tmp_path / "out" / "tables"
+    *_, unread = sorted((tables / "items").iterdir())
+    found = night([changed, slow, gone, ill], "embed")
+    assert found == ({"changing": ("reused", None), **reused}, 0, 0, 0)
+    kept = sorted(set((tables / "items").iterdir()) - {unread})
+    (tables / "embeddings" / "part-torn").mkdir()
+    ended = run_job("maintain", tmp_path / "out", "tables.format=parquet", *SEARCH_ONLY, *AT_ONCE)
+    assert ended.record("maintain")["removed_files"] == {"embeddings": 1, "items": 1}, ended.text
+    assert sorted((tables / "items").iterdir()) == kept
+    assert len(kept) == 3
+    assert not (tables / "embeddings" / "part-torn").exists()
 
 
 def test_a_catalogue_that_is_overwritten_while_it_is_read_ends_the_run(run_job, tmp_path, monkeypatch):

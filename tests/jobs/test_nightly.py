@@ -221,19 +221,6 @@ def test_the_report_tells_what_the_day_has_changed(second_night):
     assert " a second" in page
 
 
-def test_each_stage_runs_alone_and_the_same_catalogue_again_embeds_nothing(run_job, copied):
-    before = json.loads((copied / "store" / "channels" / "current").read_text())["release_id"]
-    for job in ("embed", "build_index", "evaluate_index", "neighbours", "publish"):
-        ended = run_job(job, copied)
-        assert ended.code == 0, f"{job}: {ended.text}"
-        if job == "embed":
-            assert ended.record("embed")["attempted"] == ended.summary["contents_embedded"] == 0
-            assert ended.summary["counts"]["fresh"] == 0
-    after = json.loads((copied / "store" / "channels" / "current").read_text())
-    assert after["previous"] == before
-    assert after["release_id"] == ended.folder.name
-
-
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run_job, tmp_path):
     ended = run_job("nightly", tmp_path, "--dry-run")
     assert ended.code == 0, ended.text

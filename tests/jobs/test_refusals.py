@@ -33,8 +33,8 @@ def test_a_second_run_ends_with_four_and_names_the_holder(run_job, copied):
     assert ended.summary["outcome"] == "conflict"
 
 
-def test_a_poor_graph_is_refused_and_the_release_before_keeps_serving(run_job, copied):
-    """A real index with two links a node and a short candidate list does not reach the recall that is asked for."""
+def test_each_stage_runs_alone_and_a_poor_graph_is_refused_while_the_release_before_serves(run_job, copied):
+    """Nothing is embedded, as the catalogue is the same; two links a node do not reach the recall that is asked for."""
     serving = (copied / "store" / "channels" / "current").read_bytes()
     poor = [
         "modules.search.m=2",
@@ -43,7 +43,12 @@ def test_a_poor_graph_is_refused_and_the_release_before_keeps_serving(run_job, c
         "evaluation.k=1",
         *SEARCH_ONLY,
     ]
-    ended = run_job("nightly", copied, *poor)
+    for job in ("embed", "build_index", "evaluate_index", "neighbours"):
+        ended = run_job(job, copied, *poor)
+        assert ended.code == 0, f"{job}: {ended.text}"
+    assert ended.record("embed")["attempted"] == ended.summary["contents_embedded"] == 0
+    assert ended.summary["counts"]["fresh"] == 0
+    ended = run_job("publish", copied, *poor)
     assert ended.code == 3, ended.text
     assert "the gate refused release" in ended.text
     assert "REFUSED: recall@1 of search" in ended.text
@@ -53,3 +58,5 @@ def test_a_poor_graph_is_refused_and_the_release_before_keeps_serving(run_job, c
     assert forced.code == 0, forced.text
     manifest = json.loads((copied / "store" / "releases" / ended.folder.name / "manifest.json").read_text())
     assert manifest["forced"] == "testing the force"
+    current = json.loads((copied / "store" / "channels" / "current").read_text())
+    assert (current["release_id"], current["previous"]) == (ended.folder.name, json.loads(serving)["release_id"])
