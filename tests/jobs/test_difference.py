@@ -57,6 +57,8 @@ def test_nights_with_photos_that_come_and_go_in_parquet_tables_that_keep_what_is
 ):
     good, down, broken = (200, jpeg), (503, b"try again"), (200, jpeg[:200])
     titles = [{"item_id": f"t{n}", "title": f"plain mug number {n}"} for n in range(30)]
+    root, words = tmp_path / "out", [f"catalogue.path={tmp_path / 'catalogue.parquet'}", "images.retries=0"]
+    words += ["images.allow_private_networks=true", "embed.backoff_hours=0", "tables.format=parquet", *SEARCH_ONLY]
 
     def offer(name, version=None):
         return {"item_id": name, "title": f"mug {name}", "image_uri": f"{photos.url}/{name}", "image_version": version}
@@ -64,14 +66,10 @@ def test_nights_with_photos_that_come_and_go_in_parquet_tables_that_keep_what_is
     def night(rows, job="nightly", **answers):
         photos.answers = {f"/{name}": answer for name, answer in answers.items()}
         pq.write_table(pa.Table.from_pylist([*rows, *titles]), tmp_path / "catalogue.parquet")
-        words = [f"catalogue.path={tmp_path / 'catalogue.parquet'}", "images.allow_private_networks=true"]
-        words += ["images.retries=0", "embed.backoff_hours=0", "tables.format=parquet", *SEARCH_ONLY]
-        ended = run_job(job, tmp_path / "out", *words)
+        ended = run_job(job, root, *words)
         assert ended.code == 0, ended.text
-        items = (
-            Warehouse(spark, str(tmp_path / "out"), "parquet").items().read().where("image_uri is not null").collect()
-        )
-        states = {row["item_id"]: (row["state"], row["reason"]) for row in items}
+        items = Warehouse(spark, str(root), "parquet").items().read().where("image_uri is not null")
+        states = {row["item_id"]: (row["state"], row["reason"]) for row in items.collect()}
         record = ended.record("embed")
         return states, record["counts"]["deleted"], record["attempted"], record["contents_embedded"]
 
@@ -95,13 +93,13 @@ def test_nights_with_photos_that_come_and_go_in_parquet_tables_that_keep_what_is
     assert found == ({"changing": ("fresh", None), **reused}, 0, 1, 1)
 
     # Two versions of the items serve releases, and one is the latest; of the embeddings a killed write is left.
-    tables = tmp_path / "out" / "tables"
+    tables = root / "tables"
     *_, unread = sorted((tables / "items").iterdir())
     found = night([changed, slow, gone, ill], "embed")
     assert found == ({"changing": ("reused", None), **reused}, 0, 0, 0)
     kept = sorted(set((tables / "items").iterdir()) - {unread})
     (tables / "embeddings" / "part-torn").mkdir()
-    ended = run_job("maintain", tmp_path / "out", "tables.format=parquet", *SEARCH_ONLY, *AT_ONCE)
+    ended = run_job("maintain", root, *words, *AT_ONCE)
     assert ended.record("maintain")["removed_files"] == {"embeddings": 1, "items": 1}, ended.text
     assert sorted((tables / "items").iterdir()) == kept
     assert len(kept) == 3
