@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
+from pages import blocks
 from pyspark.sql import functions as F
 
 from samestyle.demo.days import day_changes
@@ -219,6 +220,17 @@ def test_the_report_tells_what_the_day_has_changed(second_night):
     assert "<dt>demo.day</dt><dd>1 → 2</dd>" in page
     assert re.search(r'class="chip[ a-z]*">(as before|\d+ (new|gone))', page)
     assert " a second" in page
+
+
+def test_the_examples_of_docs_tables_run_in_order(spark, night, tmp_path, monkeypatch, capsys):
+    """In the folder of a checkout whose demo is this night."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo").symlink_to(night.root)
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks("docs/tables.md", "python")), {})
+    printed = capsys.readouterr().out
+    assert f"{night.summary['release_id']} was made from version" in printed
+    assert "recall@10" in printed
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run_job, tmp_path):

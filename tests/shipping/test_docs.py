@@ -20,8 +20,9 @@ from pages import PAGES, blocks, commands
 from samestyle.encoder.sources import default_kind
 
 WEB = "docs/web.md"
-# The Python of other pages continues what their readers have: an encoder's folder, a table of their own.
-EXAMPLES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operations", "serving", "tables", "settings")]]
+# The Python of other pages continues what their readers have: an encoder's folder, a table of their own. That of
+# docs/tables.md needs Spark: tests/jobs/test_nightly.py runs it.
+EXAMPLES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operations", "serving", "settings")]]
 # A shop small enough to wait for, but with the item that the examples name.
 SMALL = "\ndemo:\n  offers: 220\nevaluation:\n  queries: 50\nindex:\n  ef_search: [10, 40]\n"
 # Minutes of Spark, and what looks at the release of another shop.
