@@ -236,9 +236,15 @@ def test_two_builds_under_other_task_orders_give_the_same_bytes(shop, spark, tmp
 @pytest.mark.parametrize(
     ("spoiled", "sentence"),
     [
-        (lambda rows: rows.__setitem__(3, float("nan")), "has length nan, not 1: embed it again"),
+        # tests/core/test_build.py has lengths.
+        pytest.param(
+            lambda rows: rows.__setitem__(3, float("nan")),
+            "has length nan, not 1: embed it again",
+            marks=pytest.mark.soak,
+        ),
         (lambda rows: rows.append(0.0), f"has {DIM + 1} numbers, the index {DIM}: one encoder an index"),
     ],
+    ids=["nan", "too long"],
 )
 def test_a_damaged_vector_in_the_table_is_named(shop, monkeypatch, spoiled, sentence):
     def damaged(content, encoder_id, sound=embedding):
@@ -247,7 +253,6 @@ def test_a_damaged_vector_in_the_table_is_named(shop, monkeypatch, spoiled, sent
             spoiled(row[-4])
         return row
 
-    shop.build()
     shop.items["bad"] = Item(140)
     monkeypatch.setitem(globals(), "embedding", damaged)
     with pytest.raises(PySparkException) as error:
@@ -334,14 +339,12 @@ def test_a_filter_that_flips_a_third_of_the_stock(shop):
 def test_what_makes_other_graphs_builds_all_of_them_and_says_so(shop, capsys):
     shop.build()
     changes = {
-        "modules.search.shard_rows=30": "shard_rows was 40, is 30",
-        "modules.search.m=6": "m was 8, is 6",
-        "index.seed=1": "index.seed was 42, is 1",
-        "modules.search.shard_by=category": "shard_by was None, is category",
+        ("modules.search.shard_rows=30", "modules.search.m=6"): "shard_rows was 40, is 30; m was 8, is 6",
+        ("index.seed=1", "modules.search.shard_by=category"): "index.seed was 42, is 1; shard_by was None, is category",
     }
-    for word, sentence in changes.items():
+    for words, sentence in changes.items():
         capsys.readouterr()
-        shop.words = (*shop.words, word)
+        shop.words = (*shop.words, *words)
         check(shop, shop.build())
         assert f"every shard is built anew: {sentence}" in capsys.readouterr().out
         assert shop.records[0]["plan"]["inserted"] == 140
