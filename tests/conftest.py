@@ -54,7 +54,8 @@ def spark_session() -> Iterator:
     # Two cores, and few tasks: the tables of tests have tens of rows.
     few = {"spark.sql.shuffle.partitions": 2, "spark.default.parallelism": 2}
     few["spark.databricks.delta.snapshotPartitions"] = 1
-    session = builder.master("local[2,4]").config(map=few).getOrCreate()
+    builder = builder.master("local[2,4]").config(map=few).config("spark.python.daemon.module", "tests.daemon")
+    session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()

@@ -258,6 +258,7 @@ def test_workers_load_what_they_need_only(imported):
     assert roots.intersection(unwanted) == set()
 
 
+@pytest.mark.soak  # a driver and two executors for a sentence that tests/core/test_placement.py reads as well
 def test_a_local_folder_is_refused_unless_it_is_declared_shared(cluster, catalogue, tmp_path):
     ended = submit_nightly(cluster, catalogue, tmp_path)
     assert ended.code == 2, ended.text
