@@ -22,7 +22,7 @@ browser:
 
 pytest := $(python) -m pytest -m "not soak and not gpu" --durations=15
 # Tests of jobs that begin with nothing. All others go on from one finished night, which each process makes once.
-inputs := $(addprefix tests/jobs/test_,bad_input.py examples.py hostile_night.py object_store.py train.py)
+inputs := $(addprefix tests/jobs/test_,bad_input.py examples.py hostile_night.py train.py)
 
 test-core: # no JVM
 	$(pytest) tests/core

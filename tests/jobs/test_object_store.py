@@ -1,26 +1,34 @@
 """Nights whose releases lie on S3: a real server, the same jobs, and a reader that has nothing but the bucket."""
 
 import json
+import shutil
 
 import pytest
-from conftest import SEARCH_ONLY
 
 from samestyle.cli import main as samestyle
 from samestyle.release.lease import NIGHTLY, Holder, Lease
 from samestyle.release.publish import current_release, load_manifest, read_pointer, verify_release
 from samestyle.release.s3 import ObjectReader
-from samestyle.release.store import open_store
+from samestyle.release.store import LocalStore, open_store
 from samestyle.serving import open_release
 
 
 @pytest.fixture(scope="module")
-def shop(object_store, spark_session, tmp_path_factory):
-    """A folder for runs and tables, and where its releases lie. Workers get what spark.executorEnv would give them."""
+def shop(object_store, spark_session, night, tmp_path_factory):
+    """The finished night, its releases moved to a bucket: a folder for runs and tables, and where releases lie.
+
+    Workers get what spark.executorEnv would give them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in object_store.environment.items():
             patch.setenv(name, value)
             patch.setitem(spark_session.sparkContext.environment, name, value)
-        yield tmp_path_factory.mktemp("shop"), f"release.store=s3://{object_store.new_bucket()}/shop"
+        root, uri = tmp_path_factory.mktemp("shop") / "root", f"s3://{object_store.new_bucket()}/shop"
+        shutil.copytree(night.root, root, ignore=shutil.ignore_patterns("store"))
+        here, there = LocalStore(night.root / "store"), open_store(uri)
+        for key in here.list():
+            there.put_file(here.path(key), key)
+        yield root, f"release.store={uri}"
 
 
 def released(searcher) -> set[str]:
@@ -42,7 +50,7 @@ def read_here(monkeypatch) -> list[str]:
     return keys
 
 
-def test_nights_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(
+def test_a_night_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(
     run_job, shop, tmp_path, capsys, read_here
 ):
     root, store_word = shop
@@ -50,12 +58,7 @@ def test_nights_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(
     script = tmp_path / "tell.sh"
     script.write_text(f'#!/bin/sh\ncat >> "{told}"\n')
     script.chmod(0o755)
-    ended = run_job("nightly", root, store_word, f"notify.command={script}", *SEARCH_ONLY)
-    assert ended.code == 0, ended.text
-    assert json.loads(told.read_text())["outcome"] == "done"
-    assert not (root / "store").exists()
     first = current_release(open_store(uri))[1]
-    assert verify_release(open_store(uri), first.release_id).objects > 10
     searcher = open_release(uri, "search", tmp_path / "cache")
     items = released(searcher)
     assert len(items) == first.module_items("search")
@@ -67,8 +70,11 @@ def test_nights_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(
     assert samestyle(["deny", "purge", f"paths.root={root}", store_word]) == 0
     # The same day: nothing but the takedown is new, and the shards without what it took down.
     read_here.clear()
-    ended = run_job("nightly", root, store_word, "release.channel=candidate", *SEARCH_ONLY)
+    ended = run_job("nightly", root, store_word, "release.channel=candidate", f"notify.command={script}")
     assert ended.code == 0, ended.text
+    assert json.loads(told.read_text())["outcome"] == "done"
+    assert not (root / "store").exists()
+    assert verify_release(open_store(uri), ended.folder.name).objects > 10
     shards = [key for key in read_here if key.endswith((".hnsw", ".parquet"))]
     assert (shards, "channels/current" in read_here) == ([], True), "the driver reads no shard, not even to verify it"
     new = load_manifest(open_store(uri), ended.folder.name).objects().keys() - first.objects().keys()
