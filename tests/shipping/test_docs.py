@@ -23,7 +23,11 @@ WEB = "docs/web.md"
 # The Python of other pages continues what their readers have: an encoder's folder, a table of their own. That of
 # docs/tables.md needs Spark: tests/jobs/test_nightly.py runs it.
 EXAMPLES = ["README.md", *[f"docs/{name}.md" for name in ("concepts", "operations", "serving", "settings")]]
-# A shop small enough to wait for, but with the item that the examples name.
+# A shop small enough to wait for, but with the item that the examples name; of the modules the one that they open.
+SEARCH_ONLY = (
+    "  homepage:\n    shard_rows: 1200\n  history:\n    shard_rows: 1200\n",
+    "  homepage: null\n  history: null\n",
+)
 SMALL = "\ndemo:\n  offers: 220\nevaluation:\n  queries: 50\nindex:\n  ef_search: [10, 40]\n"
 # Minutes of Spark, and what looks at the release of another shop.
 NIGHTS = re.compile(r"\./spark-submit\.sh .*|.* --settings .*")
@@ -46,8 +50,9 @@ def checkout(tmp_path_factory) -> Path:
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         copy(source, folder / name)
-    with (folder / "conf" / "demo.yaml").open("a") as settings:
-        settings.write(SMALL)
+    demo = folder / "conf" / "demo.yaml"
+    assert SEARCH_ONLY[0] in demo.read_text()
+    demo.write_text(demo.read_text().replace(*SEARCH_ONLY) + SMALL)
     with (folder / "conf" / "spark" / "demo.conf").open("a") as settings:
         settings.write(SMALL_SPARK)
     (folder / ".cache").mkdir()
