@@ -251,6 +251,7 @@ sys.exit(5)
 """
 
 
+@pytest.mark.soak  # test_cluster.py runs a whole night so, and test_lock.py sees an exit code come through
 @pytest.mark.skipif(not list((ROOT / ".cache" / "jars").glob("*.jar")), reason="needs Delta's jars: make setup")
 def test_a_job_runs_on_executors_from_another_folder_without_network(checkout, tmp_path):
     (checkout / "jobs" / "round_trip.py").write_text(ROUND_TRIP)
