@@ -74,11 +74,11 @@ def test_a_night_on_s3_with_a_takedown_a_candidate_and_a_command_that_is_told(
     assert ended.code == 0, ended.text
     assert json.loads(told.read_text())["outcome"] == "done"
     assert not (root / "store").exists()
-    assert verify_release(open_store(uri), ended.folder.name).objects > 10
     shards = [key for key in read_here if key.endswith((".hnsw", ".parquet"))]
     assert (shards, "channels/current" in read_here) == ([], True), "the driver reads no shard, not even to verify it"
     new = load_manifest(open_store(uri), ended.folder.name).objects().keys() - first.objects().keys()
     assert any(key.endswith(".hnsw") for key in new)
+    assert verify_release(open_store(uri), ended.folder.name).objects > 10
 
     # It lies beside the one that serves until it is promoted.
     assert read_pointer(open_store(uri), "current").release_id == first.release_id
