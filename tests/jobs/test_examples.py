@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from samestyle.settings import load_settings
@@ -179,6 +179,7 @@ def write_json(folder: Path, sample: pa.Table) -> Path:
     return folder / "catalogue.json"
 
 
+@pytest.mark.soak  # the next test plans it, and that of docs/catalogue.md
 def test_json_with_photos_by_address(spark, data_folder, tmp_path):
     sample = sample_of(data_folder, "magento_luma")
     words = [f"catalogue.path={write_json(tmp_path, sample)}", "catalogue.format=json"]
@@ -199,6 +200,7 @@ def test_addresses_in_the_place_of_photos_are_an_error_that_names_the_setting(da
     assert not (tmp_path / "out" / "tables" / "embeddings").exists()
 
 
+@pytest.mark.soak  # planned below
 def test_csv_with_titles_only(spark, data_folder, tmp_path):
     sample = sample_of(data_folder, "emoji_multivendor").drop_columns(["image"])
     pyarrow.csv.write_csv(sample, tmp_path / "catalogue.csv")
@@ -231,6 +233,7 @@ def test_a_named_table_with_columns_of_other_names(spark, data_folder, tmp_path)
     assert {tuple(row) for row in items} == {tuple(row.values()) for row in expected}
 
 
+@pytest.mark.soak  # planned below; test_nightly.py has unchanged contents
 def test_a_folder_of_delta(spark, data_folder, tmp_path):
     """A later commit of the table is a later version, and what has not changed is not embedded again."""
     sample = sample_of(data_folder, "magento_luma")
@@ -248,3 +251,38 @@ def test_a_folder_of_delta(spark, data_folder, tmp_path):
     assert again.summary["source_version"] == "delta-1"
     assert (again.summary["counts"]["fresh"], again.summary["counts"]["reused"]) == (1, sample.num_rows - 1)
     assert all(row["image_vector"] for row in vectors(spark, again))
+
+
+def write_csv(folder: Path, sample: pa.Table) -> Path:
+    pyarrow.csv.write_csv(sample.drop_columns(["image"]), folder / "catalogue.csv")
+    return folder / "catalogue.csv"
+
+
+def write_delta(folder: Path, sample: pa.Table) -> Path:
+    pq.write_table(sample, folder / "sample.parquet")
+    rows = SparkSession.active().read.parquet(str(folder / "sample.parquet"))
+    rows.write.format("delta").save(str(folder / "offers"))
+    return folder / "offers"
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "write", "word", "version"),
+    [
+        ("json", "magento_luma", write_json, "catalogue.columns.image_uri=image", "files-"),
+        ("csv", "emoji_multivendor", write_csv, "catalogue.columns.image=", "files-"),
+        ("delta", "magento_luma", write_delta, "catalogue.columns.image=image", "delta-0"),
+    ],
+)
+def test_every_form_of_a_source_is_planned(spark, data_folder, tmp_path, form, name, write, word, version):
+    sample = sample_of(data_folder, name)
+    path = write(tmp_path, sample)
+    words = [f"catalogue.path={path}", f"catalogue.format={form}", word, "--dry-run"]
+    ended = run_example("nightly", name, tmp_path / "out", *words)
+    assert ended.code == 0, ended.text
+    assert f"{path} at {version}" in ended.text
+    assert f"{sample.num_rows} rows, 0 repeat an item_id" in ended.text
+    titles, photos = sample["title"].to_pylist(), sample["image"].to_pylist()
+    # Each line of JSON names a file of its own; the others hold the bytes, or none.
+    contents = {"json": sample.num_rows, "csv": len(set(titles)), "delta": len(set(zip(titles, photos, strict=True)))}
+    assert f"{contents[form]} contents, in waves of" in ended.text
+    assert f" {sample.num_rows if form == 'json' else 0} photos to fetch" in ended.text
