@@ -11,7 +11,7 @@ setup: ## install what jobs and tests need
 	@./spark-submit.sh setup
 
 # Jobs on small data wait more than they compute: side by side, the parts take half the time.
-test: setup browser ## all tests, with small counts; four parts side by side, each printed when it ends
+test: setup browser ## the tests, with small counts; four parts side by side, each printed when it ends
 	@$(MAKE) --no-print-directory -j4 --output-sync=target test-core test-shipping test-inputs test-nights
 
 # As root with apt. Elsewhere the tests that drive it are skipped, and say so.
@@ -30,13 +30,13 @@ test-core: # no JVM
 test-shipping: # real processes of their own
 	$(pytest) tests/shipping
 
-test-inputs: # one Spark session
+test-inputs: # one Spark session, no night
 	$(pytest) tests/spark $(inputs)
 
-test-nights: # another one
+test-nights: # another one, and the night that it begins with
 	$(pytest) tests/jobs $(addprefix --ignore=,$(inputs))
 
-soak: setup ## the long tests: full counts of faults, nights and fuzzing
+soak: setup ## the long tests: full counts of faults, nights and fuzzing, further variants
 	$(python) -m pytest -m soak -s tests
 
 check: setup ## lint, format, types
