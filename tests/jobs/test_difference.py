@@ -68,9 +68,9 @@ def test_nights_with_photos_that_come_and_go_in_parquet_tables_that_keep_what_is
         pq.write_table(pa.Table.from_pylist([*rows, *titles]), tmp_path / "catalogue.parquet")
         ended = run_job(job, root, *words)
         assert ended.code == 0, ended.text
-        items = Warehouse(spark, str(root), "parquet").items().read().where("image_uri is not null")
-        states = {row["item_id"]: (row["state"], row["reason"]) for row in items.collect()}
         record = ended.record("embed")
+        items = Warehouse(spark, str(root), "parquet").items().read(record["items_version"])
+        states = {r["item_id"]: (r["state"], r["reason"]) for r in items.where("image_uri is not null").collect()}
         return states, record["counts"]["deleted"], record["attempted"], record["contents_embedded"]
 
     changing, slow, gone, ill = offer("changing", "1"), offer("slow", "1"), offer("gone", "1"), offer("ill")
