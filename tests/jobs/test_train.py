@@ -178,6 +178,7 @@ def test_through_the_backbones_only_what_is_packaged_is_trained():
             check_packaged("one", foreign)
 
 
+@pytest.mark.soak  # tests/core/test_training.py kills the loop at several steps
 def test_a_killed_run_goes_on(spark, shop, monkeypatch):
     # Without validation, so that it is the last weights that are compared.
     shop.write_pairs(spark, [pair for style in range(STYLES) for pair in pairs_of(style, "train")])

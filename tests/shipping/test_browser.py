@@ -213,6 +213,7 @@ def test_a_photo_finds_its_product(page, shelf):
     look(page)
 
 
+@pytest.mark.soak  # a further way to what test_a_photo_finds_its_product asks for
 def test_a_photo_and_words_go_together_from_the_header(page, shelf):
     page.goto("/release")
     page.get_by_text("Search by photo").click()
@@ -248,6 +249,7 @@ def test_a_photo_may_be_dropped(page, shelf):
     expect_first(page, shelf.rows[11]["title"])
 
 
+@pytest.mark.soak  # as test_a_photo_may_be_dropped, beside the form
 def test_a_photo_may_be_dropped_anywhere_with_words(page, shelf):
     page.goto("/release")
     drop(page, "h1", shelf.photos[9])

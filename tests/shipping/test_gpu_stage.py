@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from checkout import QUICK_START, ROOT, spark_folder
 from gpu_stage import AT_ONCE
 
@@ -22,6 +23,7 @@ CONF = {
 }
 
 
+@pytest.mark.soak  # tests/core/test_placement.py has the profile; what becomes of it changes with Spark alone
 def test_each_task_of_the_embedding_stage_has_a_gpu_of_its_own_and_other_stages_have_none(tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"],
