@@ -16,14 +16,14 @@ from checkout import ROOT, ready
 
 from samestyle.encoder.sources import default_kind
 
-OFFERS = 40
+OFFERS = 60
 JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
 ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 STATES = ("fresh", "reused", "stale", "degraded", "rejected")
 # A lease so long that only the holder's death can end it.
-SETTINGS = [f"demo.offers={OFFERS}", "embed.wave_rows=8", "embed.task_rows=8", "lock.lease_s=86400"]
-SETTINGS += ["evaluation.queries=30", "index.ef_search=[40]"]
-SETTINGS += ["modules.search.shard_rows=25", "modules.search.views=[fused]"]
+SETTINGS = [f"demo.offers={OFFERS}", "embed.wave_rows=12", "embed.task_rows=12", "lock.lease_s=86400"]
+SETTINGS += ["evaluation.queries=40", "index.ef_search=[40]"]
+SETTINGS += ["modules.search.shard_rows=40", "modules.search.views=[fused]"]
 SETTINGS += ["modules.homepage=null", "modules.history=null"]
 
 pytestmark = pytest.mark.skipif(
