@@ -11,7 +11,7 @@ setup: ## install what jobs and tests need
 	@./spark-submit.sh setup
 
 # Jobs on small data wait more than they compute: side by side, the parts take half the time.
-test: setup browser ## all tests, with small counts; four parts side by side, each printed when it ends
+test: setup browser ## the tests, with small counts; four parts side by side, each printed when it ends
 	@$(MAKE) --no-print-directory -j4 --output-sync=target test-core test-shipping test-inputs test-nights
 
 # As root with apt. Elsewhere the tests that drive it are skipped, and say so.
@@ -21,7 +21,8 @@ browser:
 	DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium >/dev/null; }
 
 pytest := $(python) -m pytest -m "not soak and not gpu" --durations=15
-inputs := tests/jobs/test_bad_input.py tests/jobs/test_examples.py
+# Tests of jobs that begin with nothing. All others go on from one finished night, which each process makes once.
+inputs := $(addprefix tests/jobs/test_,bad_input.py examples.py hostile_night.py train.py)
 
 test-core: # no JVM
 	$(pytest) tests/core
@@ -29,13 +30,13 @@ test-core: # no JVM
 test-shipping: # real processes of their own
 	$(pytest) tests/shipping
 
-test-inputs: # one Spark session
-	$(pytest) $(inputs)
+test-inputs: # one Spark session, no night
+	$(pytest) tests/spark $(inputs)
 
-test-nights: # another one, and whatever is not named above
-	$(pytest) tests/spark tests/jobs $(addprefix --ignore=,$(inputs))
+test-nights: # another one, and the night that it begins with
+	$(pytest) tests/jobs $(addprefix --ignore=,$(inputs))
 
-soak: setup ## the long tests: full counts of faults, nights and fuzzing
+soak: setup ## the long tests: full counts of faults, nights and fuzzing, further variants
 	$(python) -m pytest -m soak -s tests
 
 check: setup ## lint, format, types

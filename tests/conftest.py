@@ -51,8 +51,11 @@ def spark_session() -> Iterator:
     for line in (ROOT / "conf" / "spark" / "demo.conf").read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             builder = builder.config(*line.split(None, 1))
-    # Two cores, and small shuffles: the tables of tests have tens of rows.
-    session = builder.master("local[2,4]").config("spark.sql.shuffle.partitions", 2).getOrCreate()
+    # Two cores, and few tasks: the tables of tests have tens of rows.
+    few = {"spark.sql.shuffle.partitions": 2, "spark.default.parallelism": 2}
+    few |= {"spark.databricks.delta.snapshotPartitions": 1, "spark.sql.files.minPartitionNum": 1}
+    builder = builder.master("local[2,4]").config(map=few).config("spark.python.daemon.module", "tests.daemon")
+    session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()

@@ -64,7 +64,8 @@ def test_too_small_a_catalogue_is_refused(features: dict[str, np.ndarray]) -> No
         fit_calibration(small, "my shop")
 
 
-@pytest.mark.parametrize("kind", ["late_fusion", "unified"])
+# The unified one is late_fusion and a fusion over it, which has to stay.
+@pytest.mark.parametrize("kind", [pytest.param("late_fusion", marks=pytest.mark.soak), "unified"])
 def test_the_calibrated_encoder_is_another_one(
     kind: str, calibration: Calibration, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -194,6 +194,7 @@ def test_one_row_that_has_no_room_is_an_error() -> None:
 # --- a real GPU
 
 
+@pytest.mark.soak  # another process reads torch and all that it draws in; the tests for GPUs are run by hand anyway
 def test_what_is_for_gpus_runs_without_spark() -> None:
     script = "import sys; sys.modules.update(dict.fromkeys(('pyspark', 'py4j', 'delta')))\n"
     script += "import benchmarks.embed, pytest; sys.exit(pytest.main(['-m', 'gpu', '--collect-only', 'tests']))"

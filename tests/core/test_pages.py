@@ -32,12 +32,11 @@ ELSEWHERE = {
     },
     "jobs/test_nightly.py": {
         "test_a_dry_run_prints_the_plan": r"\./spark-submit\.sh nightly( \S+=\S+)* --dry-run",
-        "test_each_stage_runs_alone": r"\./spark-submit\.sh build_index.*",
     },
     "jobs/test_difference.py": {"test_a_trial_on_a_sample": r"\./spark-submit\.sh nightly --sample 0\.01"},
     "jobs/test_examples.py": {"test_every_row": r"\./spark-submit\.sh nightly --env dev --settings conf/examples/.*"},
     "spark/test_neighbours.py": {"test_lists_are_those_of_a_brute": r"\./spark-submit\.sh neighbours.*"},
-    "jobs/test_bad_input.py": {"test_a_poor_graph": r"\./spark-submit\.sh publish.*"},
+    "jobs/test_refusals.py": {"test_each_stage_runs_alone": r"\./spark-submit\.sh (build_index|publish).*"},
     "jobs/test_maintenance.py": {"test_what_a_kept_release": r"\./spark-submit\.sh maintain.*"},
     "jobs/test_sample_pairs.py": {"test_the_funnel_of_the_demo": r"\./spark-submit\.sh sample_pairs.*"},
     "jobs/test_train.py": {"test_a_candidate_comes_out": r"\./spark-submit\.sh train.*"},

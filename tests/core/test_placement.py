@@ -14,6 +14,7 @@ from samestyle.settings import load_settings
 
 pytest.importorskip("pyspark")
 from samestyle.tables.placement import GPUS, TASK_GPUS, Placement, placement
+from samestyle.tables.session import check_paths
 from samestyle.tables.waves import pipeline_of, tasks_of
 from udfs import embed
 
@@ -34,6 +35,19 @@ def asked(place: Placement) -> dict[str, float]:
     assert place.profile is not None
     assert place.profile.executorResources == {}  # or only dynamic allocation could fulfil it
     return {name: request.amount for name, request in place.profile.taskResources.items()}
+
+
+def test_a_local_folder_is_refused_where_executors_may_not_see_it_unless_it_is_declared_shared(tmp_path: Path):
+    root, master = f"paths.root={tmp_path}", "spark://host:7077"
+    with pytest.raises(UsageError) as told:
+        check_paths(spark(master), settings(root))
+    assert f"{root} is a local path and the master is {master}: executors may not see it" in str(told.value)
+    assert "say so with paths.shared=true" in str(told.value)
+    with pytest.raises(UsageError, match=r"release\.store=/local is a local path"):
+        check_paths(spark(master), settings("paths.root=s3://bucket/shop", "release.store=/local"))
+    check_paths(spark(master), settings(root, "paths.shared=true"))
+    check_paths(spark(master), settings("paths.root=s3://bucket/shop", "release.store=s3://bucket/shop"))
+    check_paths(spark("local[*,4]"), settings(root))
 
 
 def test_without_gpus_everything_runs_on_cpus():

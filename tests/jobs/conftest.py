@@ -22,6 +22,9 @@ SMALL.append("neighbours.same_style_min=0.55")
 # One index in place of five, for tests whose subject is not the modules.
 SEARCH_ONLY = ("modules.homepage=null", "modules.history=null", "modules.search.views=[fused]")
 
+# What is not needed any more goes at the next opportunity.
+AT_ONCE = ("tables.vacuum_hours=0", "tables.retain_days=0", "tables.dead_share=0", "release.grace_hours=0")
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -81,6 +84,12 @@ def second_night(night, tmp_path_factory) -> Ended:
     ended = start_job("nightly", root, "demo.day=2")
     assert ended.code == 0, ended.text
     return ended
+
+
+@pytest.fixture
+def copied(night, tmp_path) -> Path:
+    """paths.root of a copy of the finished night, which a test may go on with."""
+    return shutil.copytree(night.root, tmp_path / "copied")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
@@ -39,9 +38,8 @@ def die(*_):
     raise KeyboardInterrupt
 
 
-def test_another_encoder_takes_over_at_no_cost_and_back(spark, run_job, night, smaller, tmp_path, monkeypatch):
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
+def take_over(spark, run_job, root, smaller, monkeypatch):
+    """Register, backfill with a death in between, promote, and plan the next night; returns both encoders' ids."""
     store = open_store(root / "store")
     before = current_release(store)[1]
     new = json.loads((smaller / "encoder.json").read_text())["encoder_id"]
@@ -77,6 +75,18 @@ def test_another_encoder_takes_over_at_no_cost_and_back(spark, run_job, night, s
     plan = run_job("nightly", root, "--dry-run")
     assert f"the parent was made by {old}: every shard is built anew" in plan.text
     assert "embed       0 contents" in plan.text
+    return new, old
+
+
+def test_another_encoder_takes_over_at_no_cost(spark, run_job, copied, smaller, monkeypatch):
+    take_over(spark, run_job, copied, smaller, monkeypatch)
+
+
+@pytest.mark.soak  # a night that builds everything, as a first one does
+def test_the_night_after_another_encoder_took_over_and_back(spark, run_job, copied, smaller, monkeypatch):
+    root, store = copied, open_store(copied / "store")
+    before = current_release(store)[1]
+    new, old = take_over(spark, run_job, copied, smaller, monkeypatch)
     ended = run_job("nightly", root)
     assert ended.code == 0, ended.text
     after = current_release(store)[1]

@@ -2,11 +2,11 @@
 
 import io
 import json
-import shutil
 from contextlib import redirect_stderr, redirect_stdout
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from conftest import SMALL
 
 from jobs import calibrate
@@ -22,38 +22,46 @@ def call(root, *words):
     return code, printed.getvalue()
 
 
-def test_calibration_registers_a_candidate_and_never_promotes_it(spark, night, tmp_path):
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
-    store = open_store(root / "store")
-    current = current_encoder(store)
-    code, printed = call(root)
-    assert code == 2
-    assert "there is too little to calibrate on. image: " in printed
-    assert "expected at least 640" in printed
-    assert list_encoders(store) == [current]
-
-    # 700 titles, of which 600 are drawn, and no photo.
-    titles = [f"{colour} mug of {size} ml" for colour in ("red", "green") for size in range(350)]
-    shop = pa.table({"item_id": [f"m{row}" for row in range(700)], "title": titles})
+@pytest.fixture
+def mugs(tmp_path):
+    """Words for 500 titles, of which 400 are drawn, and no photo."""
+    titles = [f"{colour} mug of {size} ml" for colour in ("red", "green") for size in range(250)]
+    shop = pa.table({"item_id": [f"m{row}" for row in range(500)], "title": titles})
     pq.write_table(shop, tmp_path / "mugs.parquet")
-    words = (f"catalogue.path={tmp_path / 'mugs.parquet'}", "calibrate.rows=600")
-    code, printed = call(root, *words)
+    return f"catalogue.path={tmp_path / 'mugs.parquet'}", "calibrate.rows=400"
+
+
+def test_calibration_registers_a_candidate_and_never_promotes_it(spark, copied, mugs):
+    root, store = copied, open_store(copied / "store")
+    current = current_encoder(store)
+    code, printed = call(root, *mugs)
     assert code == 0, printed
     (folder,) = (path for path in (root / "workshop").glob("calibrate-*") if (path / "calibration.json").exists())
     record = json.loads((folder / "calibration.json").read_text())
     new = record["encoder_id"]
-    assert (record["from"], record["contents"], record["fitted_on"]) == (current, 600, {"text": 600})
+    assert (record["from"], record["contents"], record["fitted_on"]) == (current, 400, {"text": 400})
     assert sorted(list_encoders(store)) == sorted([current, new])
     assert current_encoder(store) == current
     assert new != current
     assert "photos keep their projection: 0 distinct samples were found" in printed
     assert f"evaluate_encoder --encoder {new} --against {current}" in printed
     assert f"backfill --encoder {new} and `samestyle encoders promote {new}`" in printed
-    assert encoder_manifest(store, new)["fitted_on"].endswith("; mugs.parquet (your own): calibrated on 600 titles")
+    assert encoder_manifest(store, new)["fitted_on"].endswith("; mugs.parquet (your own): calibrated on 400 titles")
 
-    # Once more: the same sample, the same encoder.
-    code, printed = call(root, *words)
+
+@pytest.mark.soak  # tests/core/test_calibration.py asks both of the fit alone
+def test_too_small_a_sample_is_refused_and_the_same_one_gives_the_same_encoder(spark, copied, mugs):
+    root, store = copied, open_store(copied / "store")
+    current = current_encoder(store)
+    code, printed = call(root, "calibrate.rows=20")
+    assert code == 2
+    assert "there is too little to calibrate on. image: " in printed
+    assert "expected at least 640" in printed
+    assert list_encoders(store) == [current]
+
+    assert call(root, *mugs)[0] == 0
+    (new,) = set(list_encoders(store)) - {current}
+    code, printed = call(root, *mugs)
     assert code == 0, printed
-    assert f"candidate {new}, fitted on 600 titles" in printed
+    assert f"candidate {new}, fitted on 400 titles" in printed
     assert sorted(list_encoders(store)) == sorted([current, new])

@@ -1,7 +1,6 @@
 """Only the difference is embedded: nights of a shop whose photos come and go, trials, and what a plan foresees."""
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SEARCH_ONLY
+from conftest import AT_ONCE, SEARCH_ONLY
 from PIL import Image
 
 from jobs import embed
@@ -53,23 +52,25 @@ def jpeg(tmp_path):
     return (tmp_path / "noise.jpg").read_bytes()
 
 
-def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_path):
+def test_nights_with_photos_that_come_and_go_in_parquet_tables_that_keep_what_is_read(
+    spark, run_job, photos, jpeg, tmp_path
+):
     good, down, broken = (200, jpeg), (503, b"try again"), (200, jpeg[:200])
     titles = [{"item_id": f"t{n}", "title": f"plain mug number {n}"} for n in range(30)]
+    root, words = tmp_path / "out", [f"catalogue.path={tmp_path / 'catalogue.parquet'}", "images.retries=0"]
+    words += ["images.allow_private_networks=true", "embed.backoff_hours=0", "tables.format=parquet", *SEARCH_ONLY]
 
     def offer(name, version=None):
         return {"item_id": name, "title": f"mug {name}", "image_uri": f"{photos.url}/{name}", "image_version": version}
 
-    def night(rows, **answers):
+    def night(rows, job="nightly", **answers):
         photos.answers = {f"/{name}": answer for name, answer in answers.items()}
         pq.write_table(pa.Table.from_pylist([*rows, *titles]), tmp_path / "catalogue.parquet")
-        words = [f"catalogue.path={tmp_path / 'catalogue.parquet'}", "images.allow_private_networks=true"]
-        words += ["images.retries=0", "embed.backoff_hours=0", *SEARCH_ONLY]
-        ended = run_job("nightly", tmp_path / "out", *words)
+        ended = run_job(job, root, *words)
         assert ended.code == 0, ended.text
-        items = Warehouse(spark, str(tmp_path / "out"), "delta").items().read().where("image_uri is not null").collect()
-        states = {row["item_id"]: (row["state"], row["reason"]) for row in items}
         record = ended.record("embed")
+        items = Warehouse(spark, str(root), "parquet").items().read(record["items_version"])
+        states = {r["item_id"]: (r["state"], r["reason"]) for r in items.where("image_uri is not null").collect()}
         return states, record["counts"]["deleted"], record["attempted"], record["contents_embedded"]
 
     changing, slow, gone, ill = offer("changing", "1"), offer("slow", "1"), offer("gone", "1"), offer("ill")
@@ -79,7 +80,7 @@ def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_p
 
     # The failed one is tried again, the broken one too, as its address has no version; a changed photo cannot be had.
     changed = offer("changing", "2")
-    found = night([changed, slow, ill], changing=down, slow=good, ill=good)
+    found = night([changed, slow, ill], "embed", changing=down, slow=good, ill=good)
     assert found == (
         {"changing": ("stale", "http_status"), "slow": ("fresh", None), "ill": ("fresh", None)},
         1,
@@ -87,9 +88,18 @@ def test_nights_with_photos_that_come_and_go(spark, run_job, photos, jpeg, tmp_p
         2,
     )
 
-    found = night([changed, slow, gone, ill], changing=good)
+    found = night([changed, slow, gone, ill], "embed", changing=good)
     reused = dict.fromkeys(("slow", "gone", "ill"), ("reused", None))
     assert found == ({"changing": ("fresh", None), **reused}, 0, 1, 1)
+
+    # Of three versions of the items one serves a release, one is the latest; of the embeddings a killed write is left.
+    tables = root / "tables"
+    served, _, latest = sorted((tables / "items").iterdir())
+    (tables / "embeddings" / "part-torn").mkdir()
+    ended = run_job("maintain", root, *words, *AT_ONCE)
+    assert ended.record("maintain")["removed_files"] == {"embeddings": 1, "items": 1}, ended.text
+    assert sorted((tables / "items").iterdir()) == [served, latest]
+    assert not (tables / "embeddings" / "part-torn").exists()
 
 
 def test_a_catalogue_that_is_overwritten_while_it_is_read_ends_the_run(run_job, tmp_path, monkeypatch):
@@ -111,13 +121,6 @@ def test_a_catalogue_that_is_overwritten_while_it_is_read_ends_the_run(run_job, 
     assert ended.code == 5
     assert f"the catalogue {path} was overwritten while it was read: it was at files-" in ended.text
     assert not (tmp_path / "out" / "tables").exists()
-
-
-@pytest.fixture
-def copied(night, tmp_path):
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
-    return root
 
 
 def files_of(root):

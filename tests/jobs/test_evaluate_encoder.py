@@ -112,6 +112,7 @@ def test_every_direction_is_exact_and_two_encoders_are_compared(spark, root, tmp
     assert list(evaluations(store, other)) == [name]
 
 
+@pytest.mark.soak  # tests/spark/test_evaluation_sets.py makes a set of such pairs; it is measured as the other is
 def test_pairs_of_the_public_format_bring_their_own_photos(spark, root, tmp_path):
     """Trigger and recall are two offers of a style; the file names photos relative to itself."""
     current = current_encoder(open_store(root / "store"))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import re
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from samestyle.settings import load_settings
@@ -23,6 +24,8 @@ from tests.jobs.conftest import ROOT, Ended, start_job
 EXAMPLES = ("magento_luma", "grocery_store", "emoji_multivendor")
 SEED = 7
 ROWS = 60  # at least; the last style group is taken whole
+# Of each shop a sample is embedded each time, in another form; the nights go on as those of the demo do.
+NIGHTS = [pytest.param(name, marks=pytest.mark.soak) for name in EXAMPLES]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def run_example(job: str, name: str, root: Path, *words: str) -> Ended:
     return start_job(job, root, "--settings", str(settings_file(name)), *words, small=["evaluation.queries=100"])
 
 
-@pytest.fixture(scope="module", params=EXAMPLES)
+@pytest.fixture(scope="module", params=NIGHTS)
 def example(request, spark_session, data_folder, tmp_path_factory) -> ExampleNight:
     """Each shop once, as Parquet with the photos inside: the form that its settings file is written for."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -154,6 +157,17 @@ def test_the_homepage_shows_what_its_filter_lets_through(example):
     ]
 
 
+def test_the_shop_that_docs_catalogue_begins_with_is_read_as_its_settings_say(spark, tmp_path):
+    """The night after this plan is one of the commands of that page, which `make soak` runs."""
+    examples = ROOT / "docs" / "examples"
+    runpy.run_path(str(examples / "own_shop.py"))["main"](tmp_path)
+    words = ["--settings", str(examples / "own_shop.yaml"), f"catalogue.path={tmp_path / 'products.json'}", "--dry-run"]
+    ended = start_job("nightly", tmp_path / "out", "--env", "dev", *words, small=[])
+    assert ended.code == 0, ended.text
+    assert "120 rows, 0 repeat an item_id" in ended.text
+    assert int(re.search(r"(\d+) photos to fetch", ended.text)[1]) > 100
+
+
 def write_json(folder: Path, sample: pa.Table) -> Path:
     """One object a line; `image` says where the photo lies, seen from the catalogue's folder."""
     (folder / "photos").mkdir()
@@ -165,6 +179,7 @@ def write_json(folder: Path, sample: pa.Table) -> Path:
     return folder / "catalogue.json"
 
 
+@pytest.mark.soak  # the next test plans it, and that of docs/catalogue.md
 def test_json_with_photos_by_address(spark, data_folder, tmp_path):
     sample = sample_of(data_folder, "magento_luma")
     words = [f"catalogue.path={write_json(tmp_path, sample)}", "catalogue.format=json"]
@@ -185,6 +200,7 @@ def test_addresses_in_the_place_of_photos_are_an_error_that_names_the_setting(da
     assert not (tmp_path / "out" / "tables" / "embeddings").exists()
 
 
+@pytest.mark.soak  # planned below
 def test_csv_with_titles_only(spark, data_folder, tmp_path):
     sample = sample_of(data_folder, "emoji_multivendor").drop_columns(["image"])
     pyarrow.csv.write_csv(sample, tmp_path / "catalogue.csv")
@@ -217,6 +233,7 @@ def test_a_named_table_with_columns_of_other_names(spark, data_folder, tmp_path)
     assert {tuple(row) for row in items} == {tuple(row.values()) for row in expected}
 
 
+@pytest.mark.soak  # planned below; test_nightly.py has unchanged contents
 def test_a_folder_of_delta(spark, data_folder, tmp_path):
     """A later commit of the table is a later version, and what has not changed is not embedded again."""
     sample = sample_of(data_folder, "magento_luma")
@@ -234,3 +251,38 @@ def test_a_folder_of_delta(spark, data_folder, tmp_path):
     assert again.summary["source_version"] == "delta-1"
     assert (again.summary["counts"]["fresh"], again.summary["counts"]["reused"]) == (1, sample.num_rows - 1)
     assert all(row["image_vector"] for row in vectors(spark, again))
+
+
+def write_csv(folder: Path, sample: pa.Table) -> Path:
+    pyarrow.csv.write_csv(sample.drop_columns(["image"]), folder / "catalogue.csv")
+    return folder / "catalogue.csv"
+
+
+def write_delta(folder: Path, sample: pa.Table) -> Path:
+    pq.write_table(sample, folder / "sample.parquet")
+    rows = SparkSession.active().read.parquet(str(folder / "sample.parquet"))
+    rows.write.format("delta").save(str(folder / "offers"))
+    return folder / "offers"
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "write", "word", "version"),
+    [
+        ("json", "magento_luma", write_json, "catalogue.columns.image_uri=image", "files-"),
+        ("csv", "emoji_multivendor", write_csv, "catalogue.columns.image=", "files-"),
+        ("delta", "magento_luma", write_delta, "catalogue.columns.image=image", "delta-0"),
+    ],
+)
+def test_every_form_of_a_source_is_planned(spark, data_folder, tmp_path, form, name, write, word, version):
+    sample = sample_of(data_folder, name)
+    path = write(tmp_path, sample)
+    words = [f"catalogue.path={path}", f"catalogue.format={form}", word, "--dry-run"]
+    ended = run_example("nightly", name, tmp_path / "out", *words)
+    assert ended.code == 0, ended.text
+    assert f"{path} at {version}" in ended.text
+    assert f"{sample.num_rows} rows, 0 repeat an item_id" in ended.text
+    titles, photos = sample["title"].to_pylist(), sample["image"].to_pylist()
+    # Each line of JSON names a file of its own; the others hold the bytes, or none.
+    contents = {"json": sample.num_rows, "csv": len(set(titles)), "delta": len(set(zip(titles, photos, strict=True)))}
+    assert f"{contents[form]} contents, in waves of" in ended.text
+    assert f" {sample.num_rows if form == 'json' else 0} photos to fetch" in ended.text

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import SEARCH_ONLY
+from conftest import AT_ONCE
 from pyspark.sql import functions as F
 
 from samestyle.demo.days import day_changes
@@ -12,8 +12,6 @@ from samestyle.release.publish import list_releases, load_manifest
 from samestyle.release.store import open_store
 from samestyle.tables import maintenance
 from samestyle.tables.warehouse import Warehouse, embeddings_by_item
-
-AT_ONCE = ("tables.vacuum_hours=0", "tables.retain_days=0", "tables.dead_share=0", "release.grace_hours=0")
 
 
 @pytest.fixture
@@ -32,6 +30,7 @@ def served_rows(warehouse, manifest) -> list[tuple[str, float]]:
     return [(row["item_id"], round(row["total"], 4)) for row in rows]
 
 
+@pytest.mark.soak  # each night maintains its tables; test_difference.py has what is removed at once
 def test_what_a_kept_release_was_made_from_stays_and_the_rest_goes(spark, run_job, two_nights, monkeypatch):
     store, warehouse = open_store(two_nights / "store"), Warehouse(spark, str(two_nights), "delta")
     first, second = (load_manifest(store, release_id) for release_id in list_releases(store))
@@ -70,25 +69,3 @@ def test_what_a_kept_release_was_made_from_stays_and_the_rest_goes(spark, run_jo
 
 def test_by_default_a_young_shop_loses_nothing(second_night):
     assert second_night.record("maintain") == {"removed_rows": {}, "joined_files": {}, "removed_files": {}}
-
-
-def test_parquet_tables_serve_as_well_and_lose_versions_that_nothing_reads_and_what_a_killed_write_left(
-    run_job, tmp_path
-):
-    words = ["tables.format=parquet", *SEARCH_ONLY]
-    ended = run_job("nightly", tmp_path, *words)
-    assert ended.code == 0, ended.text
-    items = tmp_path / "tables" / "items"
-    (published,) = items.iterdir()
-    for _ in range(2):
-        again = run_job("embed", tmp_path, *words)
-        assert (again.code, again.summary["contents_embedded"]) == (0, 0)
-    torn = tmp_path / "tables" / "embeddings" / "part-torn"
-    torn.mkdir()
-    latest = max(items.iterdir())
-    assert run_job("maintain", tmp_path, *words, *AT_ONCE).record("maintain")["removed_files"] == {
-        "embeddings": 1,
-        "items": 1,
-    }
-    assert sorted(items.iterdir()) == [published, latest]
-    assert not torn.exists()

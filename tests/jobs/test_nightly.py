@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
+from pages import blocks
 from pyspark.sql import functions as F
 
 from samestyle.demo.days import day_changes
@@ -190,14 +190,6 @@ def test_the_release_verifies_and_the_ledger_names_every_stage(night, release, t
     assert stages == ["embed", "build_index", "evaluate_index", "neighbours", "publish", "maintain"]
 
 
-@pytest.fixture
-def copied(night, tmp_path):
-    """A copy of the finished night that a test may go on with."""
-    root = tmp_path / "copied"
-    shutil.copytree(night.root, root)
-    return root
-
-
 def test_day_two_embeds_exactly_the_changed_contents(spark, second_night):
     """New offers and changed titles or photos cost an encoder call, a new price or stock none."""
     changes = day_changes(120, 7, 2)
@@ -230,17 +222,14 @@ def test_the_report_tells_what_the_day_has_changed(second_night):
     assert " a second" in page
 
 
-def test_each_stage_runs_alone_and_the_same_catalogue_again_embeds_nothing(run_job, copied):
-    before = json.loads((copied / "store" / "channels" / "current").read_text())["release_id"]
-    for job in ("embed", "build_index", "evaluate_index", "neighbours", "publish"):
-        ended = run_job(job, copied)
-        assert ended.code == 0, f"{job}: {ended.text}"
-        if job == "embed":
-            assert ended.record("embed")["attempted"] == ended.summary["contents_embedded"] == 0
-            assert ended.summary["counts"]["fresh"] == 0
-    after = json.loads((copied / "store" / "channels" / "current").read_text())
-    assert after["previous"] == before
-    assert after["release_id"] == ended.folder.name
+def test_the_examples_of_docs_tables_run_in_order(spark, night, capsys):
+    """On this night, in place of the demo's below the checkout."""
+    code = "\n".join(blocks("docs/tables.md", "python"))
+    assert code.count('"data/demo') == 2
+    exec(code.replace('"data/demo', f'"{night.root}'), {})
+    printed = capsys.readouterr().out
+    assert f"{night.summary['release_id']} was made from version" in printed
+    assert "recall@10" in printed
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run_job, tmp_path):

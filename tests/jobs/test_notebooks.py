@@ -28,7 +28,11 @@ def two_nights(second_night, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# Each time the one that reads most of a release, and both nights; `make soak` runs them all.
+RUN = [pytest.param(path, marks=[] if path.stem == "04_releases" else pytest.mark.soak) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_runs_on_two_nights(path: Path, spark, two_nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In this process, with the suite's Spark session: a kernel for each notebook would start a JVM each."""
     monkeypatch.chdir(path.parent)

@@ -154,6 +154,7 @@ def test_the_report_shows_kept_and_refused_pairs_with_photos(sampled):
     assert not (newest(sampled.root) / "scratch").exists()
 
 
+@pytest.mark.soak  # the demo's log goes through the same rules, and the next one is real as well
 def test_grocery_clicks_with_ids_and_categories_only(spark, data_folder, tmp_path):
     clicks = pd.read_parquet(data_folder / "clicks_amazon_grocery.parquet")
     items = pd.read_parquet(data_folder / "clicks_amazon_grocery_items.parquet").set_index("item_id")

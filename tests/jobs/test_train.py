@@ -178,7 +178,8 @@ def test_through_the_backbones_only_what_is_packaged_is_trained():
             check_packaged("one", foreign)
 
 
-def test_a_killed_run_goes_on_and_two_processes_agree_with_one(spark, shop, monkeypatch):
+@pytest.mark.soak  # tests/core/test_training.py kills the loop at several steps
+def test_a_killed_run_goes_on(spark, shop, monkeypatch):
     # Without validation, so that it is the last weights that are compared.
     shop.write_pairs(spark, [pair for style in range(STYLES) for pair in pairs_of(style, "train")])
     code, printed = shop.train()
@@ -203,6 +204,13 @@ def test_a_killed_run_goes_on_and_two_processes_agree_with_one(spark, shop, monk
     assert shop.folder == interrupted
     assert shop.record("training")["encoder_id"] == new != shop.record("training")["from"]
 
+
+@pytest.mark.soak  # tests/core/test_training.py has two processes train, and compares their gradients
+def test_two_processes_agree_with_one(spark, shop):
+    shop.write_pairs(spark, [pair for style in range(STYLES) for pair in pairs_of(style, "train")])
+    code, printed = shop.train()
+    assert code == 0, printed
+    new = shop.record("training")["encoder_id"]
     code, printed = shop.train("train.processes=2")
     assert code == 0, printed
     together, weights = fusion_of(shop, shop.record("training")["encoder_id"]), fusion_of(shop, new).state_dict()

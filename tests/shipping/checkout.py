@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# For processes of a minute the better compiler does not pay, as in conf/spark/demo.conf.
+QUICK_START = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 COPIED = ("spark-submit.sh", "conf", "samestyle", "udfs", "pyproject.toml", "requirements.txt")
 
 

@@ -22,7 +22,10 @@ WIDTHS = (390, 820, 1280)
 SWITCH_S = 60
 expect.set_options(timeout=60_000)  # other tests may have the cores
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}"),
+    pytest.mark.skipif(not list(ROOT.glob(".cache/encoders/*/encoder.json")), reason="needs the encoder: make setup"),
+]
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,17 @@ class Shelf:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    folder = tmp_path_factory.mktemp("shop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tests" / "core")
-        yield make_shelf(folder)
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return make_shelf(tmp_path_factory.mktemp("shop"))
 
 
 def make_shelf(folder: Path) -> Shelf:
     from releases import Catalogue, publish_small
-    from unified import random_fusion
 
     from samestyle.catalogue.images import DecodeLimits, decode_image
     from samestyle.demo.catalogue import write_demo_catalogue
-    from samestyle.encoder.export import export_unified
     from samestyle.encoder.runtime import Encoder
+    from samestyle.encoder.sources import default_kind
     from samestyle.release.manifest import EncoderEntry
     from samestyle.release.store import LocalStore
 
@@ -60,9 +59,9 @@ def make_shelf(folder: Path) -> Shelf:
     found = [(row, path) for row in complete if (path := folder / "demo" / row["image_uri"]).is_file()]
     rows, photos = map(list, zip(*[pair for pair in found if is_photo(pair[1])][:OFFERS], strict=True))
     store = LocalStore(folder / "root" / "store")
-    export_unified(folder / "encoder", random_fusion(), {"training": []})
-    encoder = Encoder.load(folder / "encoder")
-    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(folder / "encoder"), {})
+    exported = ROOT / ".cache" / "encoders" / default_kind()
+    encoder = Encoder.load(exported)
+    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(exported), {})
     images = [decode_image(path.read_bytes(), DecodeLimits(), encoder.image_size) for path in photos]
     vectors = encoder.encode([row["title"] for row in rows], images)["fused"]
 
@@ -214,6 +213,7 @@ def test_a_photo_finds_its_product(page, shelf):
     look(page)
 
 
+@pytest.mark.soak  # a further way to what test_a_photo_finds_its_product asks for
 def test_a_photo_and_words_go_together_from_the_header(page, shelf):
     page.goto("/release")
     page.get_by_text("Search by photo").click()
@@ -249,6 +249,7 @@ def test_a_photo_may_be_dropped(page, shelf):
     expect_first(page, shelf.rows[11]["title"])
 
 
+@pytest.mark.soak  # as test_a_photo_may_be_dropped, beside the form
 def test_a_photo_may_be_dropped_anywhere_with_words(page, shelf):
     page.goto("/release")
     drop(page, "h1", shelf.photos[9])

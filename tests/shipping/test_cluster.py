@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, ready, spark_folder
+from checkout import QUICK_START, ROOT, ready, spark_folder
 
 from samestyle.demo.catalogue import DemoCatalogue, write_demo_catalogue
 from samestyle.encoder.sources import default_kind
@@ -30,8 +30,6 @@ JARS = sorted((ROOT / ".cache" / "jars").glob("*.jar"))
 ENCODER = ROOT / ".cache" / "encoders" / default_kind()
 SMALL = ["embed.wave_rows=100", "embed.task_rows=20", "evaluation.queries=40", "index.ef_search=[40]"]
 SMALL += ["modules.search.shard_rows=30", "modules.homepage=null", "modules.history=null"]
-# For processes of a minute neither the better compiler pays nor a compiled query, as in conf/spark/demo.conf.
-QUICK_START = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 OLD_COPY = 'raise ImportError("the old copy of samestyle on this host was imported")\n'
 # Python runs this file as it starts: here it writes down what the workers of this host import, and from where.
 SITECUSTOMIZE = """
@@ -260,6 +258,7 @@ def test_workers_load_what_they_need_only(imported):
     assert roots.intersection(unwanted) == set()
 
 
+@pytest.mark.soak  # a driver and two executors for a sentence that tests/core/test_placement.py reads as well
 def test_a_local_folder_is_refused_unless_it_is_declared_shared(cluster, catalogue, tmp_path):
     ended = submit_nightly(cluster, catalogue, tmp_path)
     assert ended.code == 2, ended.text

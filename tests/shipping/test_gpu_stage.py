@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkout import ROOT, spark_folder
+import pytest
+from checkout import QUICK_START, ROOT, spark_folder
 from gpu_stage import AT_ONCE
 
 CONF = {
@@ -17,11 +18,12 @@ CONF = {
     "spark.executor.resource.gpu.amount": "2",
     "spark.sql.shuffle.partitions": "2",
     "spark.ui.enabled": "false",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.driver.extraJavaOptions": QUICK_START,
+    "spark.executor.extraJavaOptions": QUICK_START,
 }
 
 
+@pytest.mark.soak  # tests/core/test_placement.py has the profile; what becomes of it changes with Spark alone
 def test_each_task_of_the_embedding_stage_has_a_gpu_of_its_own_and_other_stages_have_none(tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"],

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, ready, submit
+from checkout import QUICK_START, ROOT, ready, submit
 
 
 def printed_command(checkout: Path, *words: str, **environment: str) -> tuple[dict[str, str], list[str]]:
@@ -251,18 +251,16 @@ sys.exit(5)
 """
 
 
+@pytest.mark.soak  # test_cluster.py runs a whole night so, and test_lock.py sees an exit code come through
 @pytest.mark.skipif(not list((ROOT / ".cache" / "jars").glob("*.jar")), reason="needs Delta's jars: make setup")
 def test_a_job_runs_on_executors_from_another_folder_without_network(checkout, tmp_path):
     (checkout / "jobs" / "round_trip.py").write_text(ROUND_TRIP)
     jars = ",".join(map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar"))))
     table = str(tmp_path / "a table")
-    small = [
-        "--conf",
-        "spark.sql.shuffle.partitions=1",
-        "--conf",
-        "spark.databricks.delta.snapshotPartitions=1",
-    ]
-    words = ["round_trip", table, "--env", "dev", "--", "--master", "local-cluster[1,1,1024]", *small]
+    small = ["spark.sql.shuffle.partitions=1", "spark.databricks.delta.snapshotPartitions=1"]
+    small += [f"spark.{name}.extraJavaOptions={QUICK_START}" for name in ("driver", "executor")]
+    spark = ["--master", "local-cluster[1,1,1024]", *(f"--conf={setting}" for setting in small)]
+    words = ["round_trip", table, "--env", "dev", "--", *spark]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = ready() | {"SAMESTYLE_JARS": jars, "SPARK_LOCAL_IP": "127.0.0.1"}
