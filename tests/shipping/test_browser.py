@@ -22,10 +22,7 @@ WIDTHS = (390, 820, 1280)
 SWITCH_S = 60
 expect.set_options(timeout=60_000)  # other tests may have the cores
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}"),
-    pytest.mark.skipif(not list(ROOT.glob(".cache/encoders/*/encoder.json")), reason="needs the encoder: make setup"),
-]
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}")
 
 
 @dataclass(frozen=True)
@@ -39,17 +36,21 @@ class Shelf:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return make_shelf(tmp_path_factory.mktemp("shop"))
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    folder = tmp_path_factory.mktemp("shop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tests" / "core")
+        yield make_shelf(folder)
 
 
 def make_shelf(folder: Path) -> Shelf:
     from releases import Catalogue, publish_small
+    from unified import random_fusion
 
     from samestyle.catalogue.images import DecodeLimits, decode_image
     from samestyle.demo.catalogue import write_demo_catalogue
+    from samestyle.encoder.export import export_unified
     from samestyle.encoder.runtime import Encoder
-    from samestyle.encoder.sources import default_kind
     from samestyle.release.manifest import EncoderEntry
     from samestyle.release.store import LocalStore
 
@@ -59,9 +60,9 @@ def make_shelf(folder: Path) -> Shelf:
     found = [(row, path) for row in complete if (path := folder / "demo" / row["image_uri"]).is_file()]
     rows, photos = map(list, zip(*[pair for pair in found if is_photo(pair[1])][:OFFERS], strict=True))
     store = LocalStore(folder / "root" / "store")
-    exported = ROOT / ".cache" / "encoders" / default_kind()
-    encoder = Encoder.load(exported)
-    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(exported), {})
+    export_unified(folder / "encoder", random_fusion(), {"training": []})
+    encoder = Encoder.load(folder / "encoder")
+    entry = EncoderEntry(encoder.encoder_id, encoder.dim, store.put_folder(folder / "encoder"), {})
     images = [decode_image(path.read_bytes(), DecodeLimits(), encoder.image_size) for path in photos]
     vectors = encoder.encode([row["title"] for row in rows], images)["fused"]
 
