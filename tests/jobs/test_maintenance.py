@@ -30,7 +30,6 @@ def served_rows(warehouse, manifest) -> list[tuple[str, float]]:
     return [(row["item_id"], round(row["total"], 4)) for row in rows]
 
 
-@pytest.mark.soak  # each night maintains its tables; test_difference.py has what is removed at once
 def test_what_a_kept_release_was_made_from_stays_and_the_rest_goes(spark, run_job, two_nights, monkeypatch):
     store, warehouse = open_store(two_nights / "store"), Warehouse(spark, str(two_nights), "delta")
     first, second = (load_manifest(store, release_id) for release_id in list_releases(store))
