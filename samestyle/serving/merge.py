@@ -9,8 +9,9 @@ import numpy as np
 
 from samestyle.index.nodes import TIE
 from samestyle.serving.items import ELSEWHERE, SEVERAL, ItemFile, Selection
-from samestyle.serving.shards import WIDE, Hit, LoadedShard, Wish
+from samestyle.serving.shards import Hit, LoadedShard, Wish
 
+MAX_K = 10_000
 # Further nodes that are asked for at first where suppliers are excluded or capped; then so many times more.
 SPARE = 16
 GROWTH = 4
@@ -27,7 +28,7 @@ def search_plainly(shards: Sequence[LoadedShard], query: np.ndarray, k: int, ite
 
     While a graph is searched nearly all else leaves the processor's cache: what counts here is to touch little.
     """
-    if len(shards) != 1 or not 1 <= k <= WIDE:
+    if len(shards) != 1 or not 1 <= k <= MAX_K:
         return None
     items, places, graph = shards[0].items, shards[0].places, shards[0].graph
     if getattr(query, "shape", None) != (graph.dim,) or not -TIE < float(query.dot(query)) - 1 < TIE:

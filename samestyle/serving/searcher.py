@@ -21,12 +21,11 @@ from samestyle.release.manifest import BANDS, Band, Index, Manifest
 from samestyle.release.publish import current_release, known_digest, load_manifest, read_pointer
 from samestyle.release.store import Store, open_store
 from samestyle.serving.cache import Cache
-from samestyle.serving.merge import search_plainly, search_shards
+from samestyle.serving.merge import MAX_K, search_plainly, search_shards
 from samestyle.serving.shards import Hit, LoadedGraph, LoadedShard, Wish
 
 logger = logging.getLogger(__name__)
 
-MAX_K = 10_000
 # A reader looks so often, in seconds, for files of the cache that are not needed any more.
 TIDY_S = 3600.0
 

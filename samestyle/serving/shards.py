@@ -15,13 +15,10 @@ from samestyle.serving.cache import Cache
 from samestyle.serving.graph import load_graph, search_exactly
 from samestyle.serving.items import ItemFile, Selection
 
-# So few nodes are searched faster by brute force than through a graph that mostly leads past them.
-FEW_NODES = 2_000
-# A graph search looks at some tens of vectors for each one it returns.
-VECTORS_SEEN = 32
+# Comparing with a vector exactly takes as long as finding ten through the graph: hnswlib hands vectors out as Python's
+# numbers, measured.
+EXACT_COST = 10
 FILTER_SPARE = 1.5
-# More nodes than this are asked for only by large k, and by caps and exclusions that leave little.
-WIDE = 500
 CANARIES = 8
 # Most that float32 and a stored vector's length may take off a cosine of 1.
 CANARY_SLACK = 1e-3
@@ -152,17 +149,16 @@ class LoadedShard:
     def nearest(self, vectors: np.ndarray, k: int, passing: Selection) -> Found:
         """The k best of the passing nodes for each vector, fewer if there are fewer.
 
-        Through the graph where many pass; exactly where few do, or where the graph brought too few.
+        Through the graph where many pass; exactly where that is faster, or where the graph brought too few.
         """
         living, nodes = self.items.living.nodes, passing.nodes
         k = min(k, len(nodes))
         if k == 0:
             return np.empty((len(vectors), 0), np.int64), np.empty((len(vectors), 0), np.float32)
         if passing is self.items.living:
-            wide = k > WIDE and k * VECTORS_SEEN > len(nodes)
-            return self.loaded.search_exactly(vectors, k, nodes) if wide else self.loaded.search(vectors, k, nodes)
+            return self.loaded.search(vectors, k, nodes)
         fetch = math.ceil(FILTER_SPARE * k * len(living) / len(nodes)) + 10
-        if len(nodes) <= max(FEW_NODES, VECTORS_SEEN * fetch):
+        if EXACT_COST * len(nodes) <= fetch:
             return self.loaded.search_exactly(vectors, k, nodes)
         return self.kept(vectors, self.loaded.search(vectors, min(fetch, len(living)), living), k, passing)
 
