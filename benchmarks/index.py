@@ -5,12 +5,14 @@
     .venv/bin/python -m benchmarks.index memory [--rows 500000] [--dim 256]
     .venv/bin/python -m benchmarks.index growth [--rows 500000] [--dim 64]
     .venv/bin/python -m benchmarks.index others [--rows 200000] [--dim 256]
+    .venv/bin/python -m benchmarks.index peers [--rows 50000] [--dim 256] [--shards 8]
 
 build: shards by Spark's tasks against one graph that hnswlib builds with as many threads; then the same queries, each
 at the ef that a recall@10 of .99 needs: how many vectors are compared. nights: the shards after many nights of 1 % new
 and 1 % gone against a fresh build, the worst of three looks. memory: the peak of a process that builds a shard against
 what the plan says. growth: seconds of CPU a vector and vectors compared with a query, of one graph that grows. others:
-the graphs of faiss and usearch against hnswlib's, installed for it into a folder that is removed again.
+the graphs of faiss and usearch against hnswlib's, installed for it into a folder that is removed again. peers: shards
+by Spark's tasks against those that autofaiss builds with Spark, installed likewise.
 
 Spark runs with conf/spark/dev.conf, as it does on data of this size: demo.conf saves on starting, for tables of some
 thousand rows.
@@ -25,7 +27,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -37,6 +38,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.stopwatch import Stopwatch
 from samestyle.evaluation.recall import recalls
 from samestyle.index.build import build_shard
 from samestyle.index.exact import exact_search
@@ -48,13 +50,14 @@ from samestyle.index.walk import Walk
 M, EF_CONSTRUCTION, K, TARGET = 16, 200, 10, 0.99
 EFS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320)
 OTHERS = ("faiss-cpu==1.15.1", "usearch==2.26.6", "numpy==2.4.6")
+PEERS = ("autofaiss==2.18.0", "faiss-cpu==1.15.1", "numpy==1.26.4", "pyarrow==15.0.2", "pyspark==3.5.7")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, int]]  # query, ef -> cosines of the K best, vectors compared
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("build", "nights", "memory", "one", "growth", "others"))
+    parser.add_argument("part", choices=("build", "nights", "memory", "one", "growth", "others", "peers"))
     parser.add_argument("--rows", type=int)
     parser.add_argument("--dim", type=int)
     parser.add_argument("--shards", type=int)
@@ -71,6 +74,7 @@ def main() -> None:
             "one": lambda: one_shard(folder, rows or 500_000, dim or 256),
             "growth": lambda: growth(rows or 500_000, dim or 64, threads),
             "others": lambda: others(folder, rows or 200_000, dim or 256, threads),
+            "peers": lambda: peers(folder, rows or 50_000, dim or 256, chosen.shards or 8, threads),
         }
         figures = parts[chosen.part]()
     print(json.dumps(figures, indent=None if chosen.part == "one" else 1))
@@ -106,31 +110,6 @@ def build(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[
         **{f"shards_{name}": value for name, value in many.items()},
         "compared_ratio": many["compared"] / one["compared"],
     }
-
-
-class Stopwatch:
-    """Seconds since it was made: by the clock, and of CPU, by this process and by all below it that still run."""
-
-    def __init__(self) -> None:
-        self.started, self.before = time.monotonic(), cpu_seconds()
-
-    def stop(self) -> "Stopwatch":
-        self.clock, self.cpu = time.monotonic() - self.started, cpu_seconds() - self.before
-        return self
-
-
-def cpu_seconds() -> float:
-    """Of this process and those below it, as Linux counts them."""
-    parents, ticks = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # processes end while they are counted
-            fields = path.read_text().rpartition(")")[2].split()
-            parents[int(path.parent.name)], ticks[int(path.parent.name)] = int(fields[1]), sum(map(int, fields[11:15]))
-    own, before = {os.getpid()}, 0
-    while len(own) > before:
-        before = len(own)
-        own |= {process for process, parent in parents.items() if parent in own}
-    return sum(ticks[process] for process in own) / os.sysconf("SC_CLK_TCK")
 
 
 def build_raw(vectors: np.ndarray, threads: int) -> tuple[hnswlib.Index, Stopwatch]:
@@ -290,11 +269,7 @@ def others(folder: Path, rows: int, dim: int, threads: int) -> dict[str, dict[st
     exact = exact_search(vectors, queries, K)[1]
     raw, took = build_raw(vectors, threads)
     ours = {"seconds": took.clock, "cpu_seconds": took.cpu} | measure(search_walks([Walk.of(raw)]), queries, exact)
-    for name, values in {"vectors": vectors, "queries": queries, "exact": exact}.items():
-        np.save(folder / f"{name}.npy", values)
-    uv, python = [str(Path(sys.executable).with_name("uv"))], str(folder / "venv" / "bin" / "python")
-    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
-    subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *OTHERS], check=True)
+    python = environment(folder, OTHERS, vectors=vectors, queries=queries, exact=exact)
     script = str(Path(__file__).with_name("other_libraries.py"))
     command = [python, script, str(folder), *map(str, (M, EF_CONSTRUCTION, threads, *EFS))]
     theirs = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -303,6 +278,41 @@ def others(folder: Path, rows: int, dim: int, threads: int) -> dict[str, dict[st
         for name, made in theirs.items()
     }
     return {f"hnswlib {version('hnswlib')}": ours} | points
+
+
+def environment(folder: Path, packages: Sequence[str], **arrays: np.ndarray) -> str:
+    """A Python that has these packages alone, and beside it the arrays as files."""
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+    uv, python = [str(Path(sys.executable).with_name("uv"))], str(folder / "venv" / "bin" / "python")
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
+    subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *packages], check=True)
+    return python
+
+
+def peers(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[str, dict]:
+    """Seconds to build shards by Spark and what the same queries cost, of the product and of autofaiss."""
+    vectors, queries = clustered(rows, dim, 1), clustered(200, dim, 2)
+    exact = exact_search(vectors, queries, K)[1]
+    opened, took = build_with_spark(folder, vectors, shards, threads)
+    found = measure(search_walks([Walk.of(shard.graph) for shard in opened]), queries, exact)
+    python = environment(folder, PEERS, vectors=vectors, queries=queries, exact=exact)
+    command = [python, "-m", "benchmarks.peer_autofaiss", str(folder)]
+    command += map(str, (M, EF_CONSTRUCTION, shards, threads, *EFS))
+    root = Path(__file__).resolve().parents[1]
+    theirs = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root).stdout)
+    theirs |= at_target(theirs.pop("curve"))
+    files = [read_by_hnswlib(path, dim) for path in (folder / "autofaiss" / "made").rglob("knn.index")]
+    theirs |= {"files": len(files), "read_by_hnswlib": sum(files)}
+    return {"samestyle": {"seconds": took.clock, "cpu_seconds": took.cpu} | found, "autofaiss": theirs}
+
+
+def read_by_hnswlib(path: Path, dim: int) -> bool:
+    try:
+        hnswlib.Index("ip", dim).load_index(str(path))
+    except RuntimeError:
+        return False
+    return True
 
 
 class Nights:
