@@ -29,7 +29,7 @@ def find_orphans(index: hnswlib.Index, path: Path) -> np.ndarray:
 
 
 def held_nodes(index: hnswlib.Index, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Portions of labels and their vectors."""
+    """Labels and their vectors, in portions: as hnswlib hands them out they take nine times their size."""
     for start in range(0, len(labels), BLOCK):
         part = labels[start : start + BLOCK]
         yield part, np.asarray(index.get_items(part), dtype=np.float32)
@@ -50,7 +50,8 @@ def repair_orphans(index: hnswlib.Index, orphans: np.ndarray, path: Path, rounds
     for _ in range(rounds):
         if len(orphans) == 0:
             break
-        index.add_items(index.get_items(orphans), orphans, num_threads=1)
+        for labels, vectors in held_nodes(index, orphans):
+            index.add_items(vectors, labels, num_threads=1)
         orphans = find_orphans(index, path)
     return orphans
 
