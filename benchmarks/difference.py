@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.embed import absolute
-from benchmarks.workloads import cpu_seconds
+from benchmarks.stopwatch import cpu_seconds
 from samestyle.demo.catalogue import catalogue_table, write_demo_catalogue
 from samestyle.encoder.files import EncoderFiles
 from samestyle.encoder.sources import default_kind

@@ -36,7 +36,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from benchmarks import device
-from benchmarks.workloads import IdentitySource, Row, bare_embedding, cpu_seconds, plumbing
+from benchmarks.stopwatch import cpu_seconds
+from benchmarks.workloads import IdentitySource, Row, bare_embedding, plumbing
 from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits, decode_image
 from samestyle.demo.catalogue import write_demo_catalogue

@@ -13,9 +13,7 @@ a graph a thread, on as many cores as Spark has. What that costs more than one t
 
 import argparse
 import json
-import os
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -29,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.index import clustered, spark_session, write_tables
-from benchmarks.workloads import cpu_seconds
+from benchmarks.stopwatch import Stopwatch
 from samestyle.index.candidates import Reach
 from samestyle.index.nodes import SPACE
 from samestyle.release.manifest import Shard, Thresholds
@@ -75,14 +73,14 @@ def figures(
     searches: int, alone: dict[str, Callable[[], None]], ways: dict[str, Callable[[], None]], rounds: int
 ) -> dict[str, Any]:
     everything = alone | ways
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in everything}
+    spent: dict[str, list[Stopwatch]] = {name: [] for name in everything}
     for way in ways.values():
         way()  # warms the workers and the JVM
     for _ in range(rounds):
         for name, way in everything.items():
             spent[name].append(timed(way))
-    cpu = {name: min(cpu for cpu, _ in values) for name, values in spent.items()}
-    clock = {name: min(clock for _, clock in values) for name, values in spent.items()}
+    cpu = {name: min(watch.cpu for watch in values) for name, values in spent.items()}
+    clock = {name: min(watch.clock for watch in values) for name, values in spent.items()}
     return {
         "searches": searches,
         **{f"{name} searches a second of CPU": searches / seconds for name, seconds in cpu.items()},
@@ -91,11 +89,10 @@ def figures(
     }
 
 
-def timed(way: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of CPU, of this process and all below it, and by the clock."""
-    before, started = cpu_seconds(os.getpid()), time.monotonic()
+def timed(way: Callable[[], None]) -> Stopwatch:
+    watch = Stopwatch()
     way()
-    return cpu_seconds(os.getpid()) - before, time.monotonic() - started
+    return watch.stop()
 
 
 def rivals(queries: np.ndarray, graphs: list[hnswlib.Index], reach: Reach, cores: int) -> dict[str, Callable[[], None]]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,23 +89,3 @@ def decoded_or_none(path: str, decode: Callable[[bytes], np.ndarray]) -> np.ndar
         return decode(Path(path).read_bytes())
     except ImageError:  # some of the demo's photos are broken on purpose
         return None
-
-
-def cpu_seconds(pid: int) -> float:
-    """Of a process and all its descendants, those that have ended included."""
-    children: dict[int, list[int]] = {}
-    spent: dict[int, float] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields: list[Any] = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # ended meanwhile
-            continue
-        process = int(stat.parent.name)
-        children.setdefault(int(fields[1]), []).append(process)
-        spent[process] = sum(map(int, fields[11:15])) / 100
-    waiting, total = [pid], 0.0
-    while waiting:
-        process = waiting.pop()
-        total += spent.get(process, 0.0)
-        waiting += children.get(process, [])
-    return total
