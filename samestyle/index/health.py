@@ -1,11 +1,11 @@
 """The health of a graph: can every vector find itself, and how does the graph hang together?"""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import hnswlib
 import numpy as np
 
+from samestyle.index.exact import held_nodes
 from samestyle.index.graph_file import BLOCK, GraphFile, read_nodes
 from samestyle.index.nodes import TIE, GraphHealth
 
@@ -24,15 +24,8 @@ def find_orphans(index: hnswlib.Index, path: Path) -> np.ndarray:
     for ef in ORPHAN_EFS:
         index.set_ef(ef)
         left = np.concatenate([np.empty(0, np.int64), *[unfound(index, *block) for block in blocks]])
-        blocks = held_nodes(index, left)
+        blocks = held_nodes(index, left, BLOCK)
     return left
-
-
-def held_nodes(index: hnswlib.Index, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Labels and their vectors, in portions: as hnswlib hands them out they take nine times their size."""
-    for start in range(0, len(labels), BLOCK):
-        part = labels[start : start + BLOCK]
-        yield part, np.asarray(index.get_items(part), dtype=np.float32)
 
 
 def unfound(index: hnswlib.Index, labels: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -50,7 +43,7 @@ def repair_orphans(index: hnswlib.Index, orphans: np.ndarray, path: Path, rounds
     for _ in range(rounds):
         if len(orphans) == 0:
             break
-        for labels, vectors in held_nodes(index, orphans):
+        for labels, vectors in held_nodes(index, orphans, BLOCK):
             index.add_items(vectors, labels, num_threads=1)
         orphans = find_orphans(index, path)
     return orphans

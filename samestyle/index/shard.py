@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samestyle.errors import IntegrityError
-from samestyle.index.exact import BLOCK, exact_search_blocks
+from samestyle.index.exact import exact_search_blocks, held_nodes
 from samestyle.index.graph_file import GraphFile
 from samestyle.index.items import living_labels
 from samestyle.index.nodes import SPACE
@@ -59,8 +59,7 @@ class OpenShard:
 
     def search_exactly(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """What `search` would return if the graph were perfect."""
-        parts = (self.living[start : start + BLOCK] for start in range(0, len(self.living), BLOCK))
-        return exact_search_blocks(((part, self.vectors(part)) for part in parts), queries, k)
+        return exact_search_blocks(held_nodes(self.graph, self.living), queries, k)
 
     def members(self, label: int) -> slice:
         """Rows of `items` that a node stands for."""

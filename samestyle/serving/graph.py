@@ -7,7 +7,7 @@ import hnswlib
 import numpy as np
 
 from samestyle.errors import IntegrityError
-from samestyle.index.exact import exact_search_blocks
+from samestyle.index.exact import exact_search_blocks, held_nodes
 from samestyle.release.manifest import Index, Shard
 
 # Offset of level 0, room for nodes, nodes, bytes a node, offsets of label and of vector; highest level; entry
@@ -118,6 +118,4 @@ def search_exactly(
     graph: hnswlib.Index, labels: np.ndarray, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Brute force over the nodes `labels`, (n,) int64 rising, none deleted; returns as `exact_search`."""
-    parts = (labels[start : start + BLOCK] for start in range(0, len(labels), BLOCK))
-    blocks = ((part, np.asarray(graph.get_items(part), dtype=np.float32)) for part in parts)
-    return exact_search_blocks(blocks, queries, k)
+    return exact_search_blocks(held_nodes(graph, labels), queries, k)
