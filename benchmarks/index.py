@@ -1,18 +1,18 @@
 """What building, cutting and keeping shards costs, as ratios within one run on the same cores.
 
-    .venv/bin/python -m benchmarks.index build [--rows 200000] [--dim 256] [--shards 8]
+    .venv/bin/python -m benchmarks.index build [--rows 200000] [--dim 256] [--shards 8] [--rounds 3]
     .venv/bin/python -m benchmarks.index nights [--rows 100000] [--dim 64] [--shards 10] [--nights 60]
     .venv/bin/python -m benchmarks.index memory [--rows 500000] [--dim 256]
     .venv/bin/python -m benchmarks.index growth [--rows 500000] [--dim 64]
     .venv/bin/python -m benchmarks.index others [--rows 200000] [--dim 256]
     .venv/bin/python -m benchmarks.index peers [--rows 50000] [--dim 256] [--shards 8]
 
-build: shards by Spark's tasks against one graph that hnswlib builds with as many threads; then the same queries, each
-at the ef that a recall@10 of .99 needs: how many vectors are compared. nights: the shards after many nights of 1 % new
-and 1 % gone against a fresh build, the worst of three looks. memory: the peak of a process that builds a shard against
-what the plan says. growth: seconds of CPU a vector and vectors compared with a query, of one graph that grows. others:
-the graphs of faiss and usearch against hnswlib's, installed for it into a folder that is removed again. peers: shards
-by Spark's tasks against those that autofaiss builds with Spark, installed likewise.
+build: shards by Spark's tasks against one graph that hnswlib builds with as many threads, in turns; then the same
+queries, each at the ef that a recall@10 of .99 needs: how many vectors are compared. nights: the shards after many
+nights of 1 % new and 1 % gone against a fresh build, the worst of three looks. memory: the peak of a process that
+builds a shard against what the plan says. growth: seconds of CPU a vector and vectors compared with a query, of one
+graph that grows. others: the graphs of faiss and usearch against hnswlib's, installed for it into a folder that is
+removed again. peers: shards by Spark's tasks against those that autofaiss builds with Spark, installed likewise.
 
 Spark runs with conf/spark/dev.conf, as it does on data of this size: demo.conf saves on starting, for tables of some
 thousand rows.
@@ -32,6 +32,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import hnswlib
 import numpy as np
@@ -62,13 +63,14 @@ def main() -> None:
     parser.add_argument("--dim", type=int)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--nights", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     chosen = parser.parse_args()
     rows, dim, threads = chosen.rows, chosen.dim, chosen.threads
     with tempfile.TemporaryDirectory(prefix="samestyle-benchmark-") as name:
         folder = Path(name)
         parts: dict[str, Callable[[], dict]] = {
-            "build": lambda: build(folder, rows or 200_000, dim or 256, chosen.shards or 8, threads),
+            "build": lambda: build(folder, rows or 200_000, dim or 256, chosen.shards or 8, threads, chosen.rounds),
             "nights": lambda: nights(folder, rows or 100_000, dim or 64, chosen.shards or 10, chosen.nights),
             "memory": lambda: memory(rows or 500_000, dim or 256),
             "one": lambda: one_shard(folder, rows or 500_000, dim or 256),
@@ -92,20 +94,25 @@ def clustered(count: int, dim: int, seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def build(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[str, float]:
-    """Seconds of both ways, and what the same queries cost each."""
+def build(folder: Path, rows: int, dim: int, shards: int, threads: int, rounds: int) -> dict[str, Any]:
+    """Seconds of both ways, in turns, and what the same queries cost each."""
     vectors, queries = clustered(rows, dim, 1), clustered(200, dim, 2)
     exact = exact_search(vectors, queries, K)[1]
-    raw, raw_took = build_raw(vectors, threads)
-    opened, spark_took = build_with_spark(folder, vectors, shards, threads)
+    both: list[tuple[Stopwatch, Stopwatch]] = []
+    with SparkBuild(folder, vectors, shards, threads) as spark:
+        for _ in range(rounds):
+            raw, took = build_raw(vectors, threads)
+            spark.build(1000)  # workers that had nothing to do for a minute are gone
+            both.append((took, spark.build(rows)))
     one = measure(search_walks([Walk.of(raw)]), queries, exact)
-    many = measure(search_walks([Walk.of(shard.graph) for shard in opened]), queries, exact)
+    many = measure(search_walks([Walk.of(shard.graph) for shard in spark.opened()]), queries, exact)
     return {
-        "raw_seconds": raw_took.clock,
-        "spark_seconds": spark_took.clock,
-        "times_as_fast_as_raw": raw_took.clock / spark_took.clock,
-        "raw_cpu_seconds": raw_took.cpu,
-        "spark_cpu_seconds": spark_took.cpu,
+        "raw_seconds": [raw.clock for raw, _ in both],
+        "spark_seconds": [spark.clock for _, spark in both],
+        "raw_cpu_seconds": [raw.cpu for raw, _ in both],
+        "spark_cpu_seconds": [spark.cpu for _, spark in both],
+        "times_as_fast_as_raw": [raw.clock / spark.clock for raw, spark in both],
+        "median": float(np.median([raw.clock / spark.clock for raw, spark in both])),
         **{f"one_{name}": value for name, value in one.items()},
         **{f"shards_{name}": value for name, value in many.items()},
         "compared_ratio": many["compared"] / one["compared"],
@@ -122,42 +129,57 @@ def build_raw(vectors: np.ndarray, threads: int) -> tuple[hnswlib.Index, Stopwat
     return raw, watch.stop()
 
 
-def build_with_spark(folder: Path, vectors: np.ndarray, shards: int, threads: int) -> tuple[list[OpenShard], Stopwatch]:
+class SparkBuild:
     """The product's own build of a table of contents; the session and its workers are warm, as in a night."""
-    from samestyle.release.manifest import Shard, decode
-    from samestyle.release.store import LocalStore
-    from samestyle.runs import RunFolder
-    from samestyle.settings import load_settings
-    from samestyle.tables.building import build_indexes
-    from samestyle.tables.modules import index_tasks
-    from samestyle.tables.night import Night
-    from udfs.shards import node_reader, shard_builder
 
-    rows, dim = vectors.shape
-    spark = spark_session(folder, threads)
-    module = (
-        f"{{views: [fused], where: null, m: {M}, ef_construction: {EF_CONSTRUCTION}, shard_rows: {rows // shards}}}"
-    )
-    words = [f"paths.root={folder}", "tables.format=parquet", f"modules={{search: {module}}}"]
-    settings = load_settings("demo", None, words)
-    settings = settings.model_copy(update={"modules": {"search": settings.modules["search"]}})
-    store, encoder = (
-        LocalStore(folder / "store"),
-        SimpleNamespace(load=lambda: SimpleNamespace(dim=dim), encoder_id="e"),
-    )
-    for count in (1000, rows):  # the first one warms
-        run = RunFolder(folder / "runs" / f"run{count}")
-        night = Night(spark, settings, run, store, SimpleNamespace(), encoder, None, None)
-        write_tables(night, vectors[:count], run.run_id)
-        tasks = list(index_tasks(settings, [], []))
+    def __init__(self, folder: Path, vectors: np.ndarray, shards: int, threads: int) -> None:
+        from samestyle.release.store import LocalStore
+        from samestyle.settings import load_settings
+
+        self.folder, self.vectors, self.store = folder, vectors, LocalStore(folder / "store")
+        rows = len(vectors) // shards
+        module = f"{{views: [fused], where: null, m: {M}, ef_construction: {EF_CONSTRUCTION}, shard_rows: {rows}}}"
+        words = [f"paths.root={folder}", "tables.format=parquet", f"modules={{search: {module}}}"]
+        settings = load_settings("demo", None, words)
+        self.settings = settings.model_copy(update={"modules": {"search": settings.modules["search"]}})
+        self.spark = spark_session(folder, threads)
+        self.records: list[dict] = []
+        self.build(1000)
+
+    def build(self, rows: int) -> Stopwatch:
+        from samestyle.runs import RunFolder
+        from samestyle.tables.building import build_indexes
+        from samestyle.tables.modules import index_tasks
+        from samestyle.tables.night import Night
+        from udfs.shards import node_reader, shard_builder
+
+        encoder = SimpleNamespace(load=lambda: SimpleNamespace(dim=self.vectors.shape[1]), encoder_id="e")
+        run = RunFolder(self.folder / "runs" / f"run{time.monotonic_ns()}")
+        night = Night(self.spark, self.settings, run, self.store, SimpleNamespace(), encoder, None, None)
+        write_tables(night, self.vectors[:rows], run.run_id)
+        tasks = list(index_tasks(self.settings, [], []))
         watch = Stopwatch()
-        records = build_indexes(night, tasks, node_reader, shard_builder)
-        watch.stop()
-    spark.stop()
-    made = [decode(Shard, shard, "shard") for shard in records[0]["shards"]]
-    print([shard.nodes for shard in made], file=sys.stderr)
-    paths = [(store.path(shard.graph.key), store.path(shard.items_file.key), shard.nodes) for shard in made]
-    return [open_shard(graph, items, dim, nodes) for graph, items, nodes in paths], watch
+        self.records = build_indexes(night, tasks, node_reader, shard_builder)
+        return watch.stop()
+
+    def opened(self) -> list[OpenShard]:
+        """The shards that were built last."""
+        from samestyle.release.manifest import Shard, decode
+
+        made = [decode(Shard, shard, "shard") for shard in self.records[0]["shards"]]
+        print([shard.nodes for shard in made], file=sys.stderr)
+        return [
+            open_shard(
+                self.store.path(one.graph.key), self.store.path(one.items_file.key), self.vectors.shape[1], one.nodes
+            )
+            for one in made
+        ]
+
+    def __enter__(self) -> "SparkBuild":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.spark.stop()
 
 
 def spark_session(folder: Path, threads: int):
@@ -294,8 +316,9 @@ def peers(folder: Path, rows: int, dim: int, shards: int, threads: int) -> dict[
     """Seconds to build shards by Spark and what the same queries cost, of the product and of autofaiss."""
     vectors, queries = clustered(rows, dim, 1), clustered(200, dim, 2)
     exact = exact_search(vectors, queries, K)[1]
-    opened, took = build_with_spark(folder, vectors, shards, threads)
-    found = measure(search_walks([Walk.of(shard.graph) for shard in opened]), queries, exact)
+    with SparkBuild(folder, vectors, shards, threads) as spark:
+        took = spark.build(rows)
+    found = measure(search_walks([Walk.of(shard.graph) for shard in spark.opened()]), queries, exact)
     python = environment(folder, PEERS, vectors=vectors, queries=queries, exact=exact)
     command = [python, "-m", "benchmarks.peer_autofaiss", str(folder)]
     command += map(str, (M, EF_CONSTRUCTION, shards, threads, *EFS))

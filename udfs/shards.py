@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from samestyle.errors import IntegrityError
 from samestyle.index.build import build_shard
 from samestyle.index.items import write_items
 from samestyle.index.nodes import GraphParameters
@@ -51,12 +53,12 @@ def nodes_of(one: PlacedShard, slot: int, store: Store) -> Iterator[pa.RecordBat
         yield pa.RecordBatch.from_pydict(constants | {name: batch.column(name) for name in ("label", "node_key")})
 
 
-def shard_builder(graphs: dict[int, GraphParameters], kept: dict[int, int], store: Store) -> ArrowFunction:
-    """For mapInArrow over partitions that hold one shard each, ordered by label, its node, its items.
+def shard_builder(built: dict[int, tuple[GraphParameters, int]], kept: dict[int, int], store: Store) -> ArrowFunction:
+    """For mapInArrow over partitions that hold one shard each: for every node first its own row, then its items.
 
-    graphs: shard -> how it is built. kept: shard -> its number of nodes, where the graph stays as it is and only the
-    item file is written. Rows of a shard to build say in `nodes` how many there are. Yields (shard, JSON of what was
-    counted and of the objects in the store).
+    built: shard -> how it is built, and of how many nodes; they get their labels here, by the order in which they come.
+    kept: shard -> its number of nodes, where the graph stays as it is and only the item file is written, in the order
+    of labels. Yields (shard, JSON of what was counted and of the objects in the store).
     """
 
     def build(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -69,7 +71,8 @@ def shard_builder(graphs: dict[int, GraphParameters], kept: dict[int, int], stor
             if shard in kept:
                 record = keep(rows, kept[shard], Path(folder), store)
             else:
-                record = build_and_store(rows, first.column("nodes")[0].as_py(), graphs[shard], Path(folder), store)
+                graph, nodes = built[shard]
+                record = build_and_store(labelled(rows), nodes, graph, Path(folder), store)
         yield pa.RecordBatch.from_pydict({"shard": pa.array([shard], pa.int32()), "record": [json.dumps(record)]})
 
     return build
@@ -80,7 +83,28 @@ def own_columns(batches: Iterable[pa.RecordBatch], shard: int) -> Iterator[pa.Re
     for batch in batches:
         if batch.num_rows and batch.column("shard").unique().to_pylist() != [shard]:
             raise ValueError(f"a partition holds shard {shard} and another: repartition by shard id first")
-        yield batch.drop_columns(["shard", "nodes"])
+        yield batch.drop_columns(["shard"])
+
+
+def labelled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches with labels: a node's is its place among the nodes, its items have the same.
+
+    Raises IntegrityError for an item that does not follow its node.
+    """
+    last, key = -1, pa.array([None], pa.string())
+    for batch in filter(len, batches):
+        is_node = batch.column("vector").is_valid().to_numpy(zero_copy_only=False)
+        keys = pa.concat_arrays([key, batch.column("node_key")])
+        stray = ~is_node & pc.fill_null(pc.not_equal(keys[1:], keys[:-1]), True).to_numpy(zero_copy_only=False)
+        if stray.any():
+            item = batch.column("item_id")[int(np.argmax(stray))]
+            raise IntegrityError(
+                f"item {item} came without the vector of its node: the tables changed while shards were built; "
+                "run build_index again"
+            )
+        labels = last + np.cumsum(is_node)
+        last, key = int(labels[-1]), keys[-1:]
+        yield batch.set_column(batch.schema.get_field_index("label"), "label", pa.array(labels, pa.int64()))
 
 
 def keep(batches: Iterable[pa.RecordBatch], nodes: int, folder: Path, store: Store) -> Record:

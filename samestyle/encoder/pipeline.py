@@ -279,7 +279,7 @@ def encode(contents: Sequence[Content], outcomes: Sequence[Outcome], model: Mode
         raise errors[wanted[-1]]
     for row, error in errors.items():
         outcomes[row].reject("not_encodable", f"{type(error).__name__}: {error}", transient=True)
-    reject_without_direction(vectors, outcomes)
+    reject_without_direction(vectors, contents, outcomes)
     return vectors
 
 
@@ -303,13 +303,21 @@ def attempts(rows: list[int], work: Callable[[list[int]], Views]) -> Iterator[tu
         yield rows, found
 
 
-def reject_without_direction(vectors: Views, outcomes: Sequence[Outcome]) -> None:
-    """Neither NaN nor a row without any vector may get into an index. Pixels have served and are dropped."""
+def reject_without_direction(vectors: Views, contents: Sequence[Content], outcomes: Sequence[Outcome]) -> None:
+    """A row has a vector of what it has, a photo, a title, or it is rejected: which views a row of the table has, is
+    known from its outcome. Neither NaN nor zero may get into an index. Pixels have served and are dropped.
+    """
+    has = {
+        "image": np.array([outcome.pixels is not None for outcome in outcomes], bool),
+        "text": np.array([content.title is not None for content in contents], bool),
+        "fused": np.ones(len(contents), bool),
+    }
     finite = np.all([np.isfinite(values).all(axis=1) for values in vectors.values()], axis=0)
-    some = np.any([values.any(axis=1) for values in vectors.values()], axis=0)
+    whole = np.all([values.any(axis=1) | ~has[view] for view, values in vectors.items()], axis=0)
     for row, outcome in enumerate(outcomes):
         outcome.pixels = None
-        if outcome.wanted and not (finite[row] and some[row]):
+        if outcome.wanted and not (finite[row] and whole[row]):
             outcome.reject("not_encodable", "the encoder gave it no direction")
+    rejected = [outcome.outcome == "rejected" for outcome in outcomes]
     for values in vectors.values():
-        values[~finite] = 0
+        values[~finite | rejected] = 0

@@ -20,19 +20,19 @@ def find_orphans(index: hnswlib.Index, path: Path) -> np.ndarray:
 
     From the file, because hnswlib hands vectors out as Python's numbers: that took longer than the search, measured.
     """
-    blocks, left = read_nodes(path), np.empty(0, np.int64)
-    for ef in ORPHAN_EFS:
-        index.set_ef(ef)
-        left = np.concatenate([np.empty(0, np.int64), *[unfound(index, *block) for block in blocks]])
-        blocks = held_nodes(index, left, BLOCK)
-    return left
+    return np.concatenate([np.empty(0, np.int64), *[unfound(index, *block) for block in read_nodes(path)]])
 
 
 def unfound(index: hnswlib.Index, labels: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Those of the labels whose vectors do not find themselves."""
-    _, distances = index.knn_query(vectors, k=1, num_threads=1)
-    own = 1 - np.einsum("ij,ij->i", vectors, vectors)
-    return labels[distances[:, 0] > own + TIE]
+    for ef in ORPHAN_EFS:
+        if len(labels) == 0:
+            break
+        index.set_ef(ef)
+        _, distances = index.knn_query(vectors, k=1, num_threads=1)
+        lost = distances[:, 0] > 1 - np.einsum("ij,ij->i", vectors, vectors) + TIE
+        labels, vectors = labels[lost], vectors[lost]
+    return labels
 
 
 def repair_orphans(index: hnswlib.Index, orphans: np.ndarray, path: Path, rounds: int = 3) -> np.ndarray:

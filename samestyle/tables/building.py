@@ -22,10 +22,11 @@ from samestyle.tables.members import (
     HELD,
     NodeCounts,
     Placement,
+    count_built,
     count_nodes,
     index_rows,
-    night_nodes,
-    placed_nodes,
+    placed_rows,
+    rows_by_node,
     shard_rows,
 )
 from samestyle.tables.modules import IndexTask, graph_parameters, index_of, rebuild_reason, shard_limits
@@ -65,18 +66,19 @@ def build_indexes(
     """Build what is to be built of all indexes; a record of each, without shards where no item has the view."""
     starts = [start_of(night, task) for task in tasks]
     slots = [PlacedShard(n, shard, start.graph.dim) for n, start in enumerate(starts) for shard in start.shards]
+    members = index_rows(night.items(), night.embeddings(), tasks, night.clicks())
     with Persisted() as persisted:
-        rows = persisted.add(index_rows(night.items(), night.embeddings(), tasks, night.clicks()))
-        nodes = persisted.add(night_nodes(rows, held_nodes(night, slots, reader)))
-        counts = count_nodes(nodes)
+        rows = persisted.add(rows_by_node(members, held_nodes(night, slots, reader)))
+        counts = count_nodes(rows)
         purge = is_purge_due(night)
         plans = [plan_index(n, start.limits, slots, counts, purge) for n, start in enumerate(starts)]
         for start, plan in zip(starts, plans, strict=True):
             say(announcement(start, plan, purge))
         targets, placement = place(plans, slots)
-        placed = persisted.add(placed_nodes(nodes, placement, night.settings.index.seed))
-        stream = shard_rows(rows, placed, night.embeddings(), tasks, placement.inserted)
-        made = make_shards(night, stream, targets, [start.graph for start in starts], builder)
+        placed = placed_rows(rows, placement, night.settings.index.seed)
+        graphs = {n: (starts[targets[n].index].graph, nodes) for n, nodes in count_built(placed).items()}
+        stream = shard_rows(placed, night.embeddings(), tasks, placement.inserted)
+        made = make_shards(night, stream, targets, graphs, builder)
     return [index_record(n, *pair, targets, made) for n, pair in enumerate(zip(starts, plans, strict=True))]
 
 
@@ -153,17 +155,20 @@ def make_shards(
     night: Night,
     rows: DataFrame,
     targets: Sequence[Target],
-    graphs: Sequence[GraphParameters],
+    built: Mapping[int, tuple[GraphParameters, int]],
     builder: Callable[..., WorkerFunction],
 ) -> dict[int, Record]:
-    """Place among the targets -> what its task recorded. Every shard is one task."""
+    """Place among the targets -> what its task recorded. Every shard is one task.
+
+    built: place -> how it is built, and of how many nodes.
+    """
     if not targets:
         return {}
-    built = {place: graphs[target.index] for place, target in enumerate(targets) if target.kept is None}
     kept = {place: target.kept[0].nodes for place, target in enumerate(targets) if target.kept}
     # By id: a hash of the shard number would put several shards into one task. Nulls come first: nodes before items.
-    parted = repartition_by_id(rows, len(targets), "shard").sortWithinPartitions("label", "alive", "item_id")
-    made = parted.mapInArrow(builder(built, kept, night.store), BUILT).collect()
+    parted = repartition_by_id(rows, len(targets), "shard")
+    ordered = parted.sortWithinPartitions("label", "node_key", "alive", "item_id")
+    made = ordered.mapInArrow(builder(built, kept, night.store), BUILT).collect()
     return {row["shard"]: json.loads(row["record"]) for row in made}
 
 

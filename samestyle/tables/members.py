@@ -19,9 +19,9 @@ from samestyle.tables.modules import IndexTask
 
 ITEM_COLUMNS = ("item_id", "supplier_id", "category", "attributes")
 NODE = ("index", "key", "node_key")
-# So few nodes are told to every worker (40 MB), instead of sending the vectors of the whole catalogue to where the
+# So few nodes are told to every worker (100 MB), instead of sending the vectors of the whole catalogue to where the
 # nodes are: most nights insert less than that.
-FEW_NODES = 100_000
+FEW_NODES = 250_000
 # (index, key, slot) -> (nodes, those with an item of tonight); slot None: new.
 NodeCounts = dict[tuple[int, str, int | None], tuple[int, int]]
 # The nodes of the parent's shards; a slot is a shard's place among them.
@@ -61,13 +61,23 @@ def index_rows(
 
 
 def with_views(items: DataFrame, embeddings: DataFrame) -> DataFrame:
-    """Items with what the attempt that serves them has vectors of: the vectors themselves would travel for nothing."""
+    """Items with what the attempt that serves them has vectors of, `has_<view>_vector`.
+
+    That is told by what became of the attempt: to ask the vectors themselves would read all of them, a terabyte in a
+    catalogue of hundreds of millions.
+    """
+    encoded = F.col("outcome").isin("embedded", "degraded")
+    has = {
+        "image": (F.col("outcome") == "embedded") & F.col("image_digest").isNotNull(),
+        "text": encoded & F.col("title_hash").isNotNull(),
+        "fused": encoded,
+    }
     attempts = embeddings.select(
         "content_key",
         F.col("embedded_at").alias("served_at"),
         "title_hash",
         "image_digest",
-        *[F.col(f"{view}_vector").isNotNull().alias(f"has_{view}_vector") for view in VIEWS],
+        *[has[view].alias(f"has_{view}_vector") for view in VIEWS],
     )
     return items.join(attempts, ["content_key", "served_at"])
 
@@ -129,81 +139,85 @@ def node_key(view: str) -> Column:
     return {"image": image, "text": title, "fused": both}[view]
 
 
-def night_nodes(rows: DataFrame, held: DataFrame) -> DataFrame:
-    """One row a node of tonight or of the parent: NODE, source, slot, label.
+def rows_by_node(rows: DataFrame, held: DataFrame) -> DataFrame:
+    """All that is known of a node side by side: the rows of its items, and that of the parent, which has no item.
 
-    source: the served_at and content_key of its vector, that of the earliest row that has it; null where no item of
-    tonight has the node. slot and label: where it stands in the parent; null where it is new. held: see HELD.
+    Each has slot and label, where its node stands in the parent, null where it is new. is_first is true in one row a
+    node: that of the earliest item, whose vector it has, or the parent's, where no item of tonight has the node.
+    held: see HELD.
     """
-    source = F.min(F.struct("served_at", "content_key", "item_id")).alias("source")
-    return rows.groupBy(*NODE).agg(source).join(held, list(NODE), "full_outer")
+    # By the key first: its first eight bytes decide nearly every comparison.
+    of_node = Window.partitionBy("node_key", "key", "index")
+    order = of_node.orderBy(F.col("item_id").isNull(), "served_at", "content_key", "item_id")
+    whole = order.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+    both = rows.unionByName(held, allowMissingColumns=True)
+    return both.select(
+        *rows.columns,
+        F.max("slot").over(whole).alias("slot"),
+        F.max("label").over(whole).alias("label"),
+        (F.row_number().over(order) == 1).alias("is_first"),
+    )
 
 
-def count_nodes(nodes: DataFrame) -> NodeCounts:
-    """Collects a row a shard of the parent, and one a key that something is new for."""
-    counts = nodes.groupBy("index", "key", "slot").agg(F.count("*").alias("nodes"), F.count("source").alias("living"))
-    return {(row["index"], row["key"], row["slot"]): (row["nodes"], row["living"]) for row in counts.collect()}
+def count_nodes(rows: DataFrame) -> NodeCounts:
+    """Collects a row a shard of the parent, and one a key that something is new for. rows: see rows_by_node."""
+    nodes = rows.where("is_first").groupBy("index", "key", "slot")
+    counts = nodes.agg(F.count("*").alias("nodes"), F.count("item_id").alias("living")).collect()
+    return {(row["index"], row["key"], row["slot"]): (row["nodes"], row["living"]) for row in counts}
 
 
-def placed_nodes(nodes: DataFrame, placement: Placement, seed: int) -> DataFrame:
-    """Nodes with their shard and label; `nodes` is the number in the shard where it is built, null where it is kept.
+def placed_rows(rows: DataFrame, placement: Placement, seed: int) -> DataFrame:
+    """The rows of rows_by_node that shards are made from, with `shard` and whether it is built, `is_built`.
 
-    Of a shard that is built, a node's hash says where it goes, and another one its label: a graph whose vectors are
-    inserted cluster by cluster, as category-sorted tables are, loses vectors. Dead nodes stay in shards that are kept.
+    label: where a shard is kept, the node's; where it is built, a hash, by whose order nodes get their labels: a graph
+    whose vectors are inserted cluster by cluster, as category-sorted tables are, loses vectors. Another hash says which
+    of the shards to build a node goes to. Dead nodes stay in shards that are kept.
     """
-    spark = nodes.sparkSession
-    kept = F.broadcast(spark.createDataFrame(list(placement.kept), "slot int, shard int"))
-    stay = nodes.join(kept, "slot").select(*NODE, "source", "shard", "label", F.lit(None).cast("long").alias("nodes"))
-    moving = nodes.where("source is not null").join(kept, "slot", "left_anti").select(*NODE, "source")
+    spark = rows.sparkSession
+    kept = spark.createDataFrame(list(placement.kept), "slot int, kept int")
     table = [(index, f.key, shard, f.first, f.nodes, f.rows) for index, shard, f in placement.fillings]
     fillings = spark.createDataFrame(table, "index int, key string, shard int, first int, pool long, rows long")
     # Salted by the shard's number: what an open shard holds are the last ones by the hash that it was filled by.
-    place = F.expr("pmod(xxhash64(first, node_key), pool) div rows")
-    numbered = moving.join(F.broadcast(fillings), ["index", "key"]).withColumn(
-        "shard", (F.col("shard") + place).cast("int")
+    filled = F.expr("int(shard + pmod(xxhash64(first, node_key), pool) div rows)")
+    found = rows.join(F.broadcast(kept), "slot", "left").join(F.broadcast(fillings), ["index", "key"], "left")
+    is_built = F.col("kept").isNull()
+    placed = found.select(
+        *[name for name in rows.columns if name != "label"],
+        F.coalesce("kept", filled).alias("shard"),
+        F.when(is_built, F.xxhash64("node_key", F.lit(seed))).otherwise(F.col("label")).alias("label"),
+        is_built.alias("is_built"),
     )
-    of_shard = Window.partitionBy("shard")
-    shuffled = of_shard.orderBy(F.xxhash64("node_key", F.lit(seed)), "node_key")
-    label = (F.row_number().over(shuffled) - 1).cast("long").alias("label")
-    return stay.unionByName(
-        numbered.select(*NODE, "source", "shard", label, F.count("*").over(of_shard).alias("nodes"))
-    )
+    return placed.where("item_id is not null or (is_first and not is_built)")
 
 
-def shard_rows(
-    rows: DataFrame, placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask], inserted: int
-) -> DataFrame:
+def count_built(placed: DataFrame) -> dict[int, int]:
+    """Shards to build -> how many nodes they get."""
+    counts = placed.where("is_first and is_built").groupBy("shard").count()
+    return {row["shard"]: row["count"] for row in counts.collect()}
+
+
+def shard_rows(placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask], inserted: int) -> DataFrame:
     """What shards are made from, in no order: items, a row for each dead node, and nodes to insert with their `vector`.
 
-    inserted: how many of these there are.
+    placed: see placed_rows. inserted: how many nodes are built.
     A dead node's row names no item and keeps its label, so that it lives again when its content returns.
     """
-    item = {name: F.col(name) for name in ITEM_COLUMNS}
-    nothing = {name: F.lit(None).cast(rows.schema[name].dataType) for name in ITEM_COLUMNS}
-    no_vector = F.lit(None).cast("array<float>")
-    members = rows.join(placed.drop("source"), list(NODE))
-    dead = placed.where("source is null")
-    return (
-        members.select(*shard_columns(F.lit(True), item, no_vector))
-        .unionByName(dead.select(*shard_columns(F.lit(False), nothing | {"item_id": F.lit("")}, no_vector)))
-        .unionByName(
-            with_node_vectors(placed, embeddings, tasks, inserted).select(
-                *shard_columns(
-                    F.lit(None).cast("boolean"), nothing | {"item_id": F.col("source.item_id")}, F.col("vector")
-                )
-            )
-        )
-    )
+    item_id, is_item = F.coalesce("item_id", F.lit("")), F.col("item_id").isNotNull()
+    item = {name: F.col(name) for name in ITEM_COLUMNS} | {"item_id": item_id}
+    nothing = {name: F.lit(None).cast(placed.schema[name].dataType) for name in ITEM_COLUMNS} | {"item_id": item_id}
+    items = placed.select(*shard_columns(is_item, item, F.lit(None).cast("array<float>")))
+    nodes = with_node_vectors(placed, embeddings, tasks, inserted)
+    return items.unionByName(nodes.select(*shard_columns(F.lit(None).cast("boolean"), nothing, F.col("vector"))))
 
 
 def shard_columns(alive: Column, item: dict[str, Column], vector: Column) -> list[Column]:
-    columns = [F.col(name) for name in ("shard", "nodes", "label", "node_key")]
+    columns = [F.col(name) for name in ("shard", "label", "node_key")]
     return [*columns, *[item[name].alias(name) for name in ITEM_COLUMNS], alive.alias("alive"), vector.alias("vector")]
 
 
 def with_node_vectors(placed: DataFrame, embeddings: DataFrame, tasks: Sequence[IndexTask], inserted: int) -> DataFrame:
     """The nodes of shards to build with their `vector`, that of the index's view."""
-    fresh = placed.where("nodes is not null").select("*", "source.served_at", "source.content_key")
+    fresh = placed.where("is_first and is_built")
     fresh = F.broadcast(fresh) if inserted <= FEW_NODES else fresh
     views = [[number for number, task in enumerate(tasks) if task.view == view] for view in VIEWS]
     wanted = [F.when(F.col("index").isin(own), F.col(f"{view}_vector")) for view, own in zip(VIEWS, views, strict=True)]

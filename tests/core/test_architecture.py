@@ -244,7 +244,7 @@ made = {
     "embed_udf": embed.embed_udf(reference, pipeline, Counter(context, ("fetch",)).add),
     "column_udf": column.func,
     "node_reader": shards.node_reader(placed, store),
-    "shard_builder": shards.shard_builder({0: GraphParameters(4, 4, 10, 1)}, {1: 1}, store),
+    "shard_builder": shards.shard_builder({0: (GraphParameters(4, 4, 10, 1), 1)}, {1: 1}, store),
     "vector_sampler": search.vector_sampler(placed, store, 1, {0: 1}, {0: []}),
     "recall_measurer": search.recall_measurer(placed, store, {0: asked}, 1, (10,)),
     "candidate_finder": search.candidate_finder(placed, store, [Reach(1, 10)]),

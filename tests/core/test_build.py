@@ -15,7 +15,7 @@ from samestyle.index.shard import open_shard
 from samestyle.release.store import LocalStore, StoreError, reporting
 from samestyle.settings import Index, Module, Settings
 from samestyle.tables.modules import shard_limits, shard_lines
-from udfs.shards import shard_builder
+from udfs.shards import labelled, shard_builder
 
 DIM = 16
 GRAPH = GraphParameters(dim=DIM, m=8, ef_construction=50, seed=1, add_rows=64)
@@ -31,6 +31,7 @@ def batches(vectors, members=1, size=100):
     rows = [
         {
             "label": label,
+            "node_key": f"node-{label}",
             "item_id": f"item-{label}-{max(member, 0)}",
             "alive": None if member < 0 else True,
             "vector": list(vector) if member < 0 else None,
@@ -40,6 +41,7 @@ def batches(vectors, members=1, size=100):
     ]
     columns = [
         ("label", pa.int64()),
+        ("node_key", pa.string()),
         ("item_id", pa.string()),
         ("alive", pa.bool_()),
         ("vector", pa.list_(pa.float32())),
@@ -90,9 +92,26 @@ def test_a_single_vector_and_equal_vectors_are_fine(tmp_path):
 
 def test_a_shard_that_no_node_came_to_is_none(tmp_path):
     """A node's hash says which shard it goes to, so that the last and smallest one may get nothing."""
-    builder = shard_builder({0: GRAPH}, {}, LocalStore(tmp_path))
+    builder = shard_builder({}, {}, LocalStore(tmp_path))
     assert list(builder(iter([]))) == []
     assert list(builder(iter(batches(unit(0), size=10)))) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_nodes_are_labelled_in_the_order_in_which_they_come(size):
+    came = batches(unit(9), members=2, size=size)
+    shuffled = [batch.set_column(0, "label", pa.array([99] * batch.num_rows, pa.int64())) for batch in came]
+    assert pa.Table.from_batches(labelled(shuffled)) == pa.Table.from_batches(came)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize("lost", [0, 4])
+def test_an_item_whose_node_has_no_vector_is_named(size, lost):
+    """Else it would be taken for an item of the node before it."""
+    rows = [row for row in pa.Table.from_batches(batches(unit(9))).to_pylist() if row["vector"] or row["alive"]]
+    table = pa.Table.from_pylist([row for row in rows if not (row["vector"] and row["label"] == lost)])
+    with pytest.raises(IntegrityError, match=f"item item-{lost}-0 came without the vector of its node"):
+        list(labelled(table.to_batches(max_chunksize=size)))
 
 
 def test_nearly_equal_vectors_are_all_found(tmp_path):

@@ -371,11 +371,14 @@ def shard_task():
     """What an executor does with one shard's rows, where its folder for temporary files is full."""
     tempfile.tempdir = str(small)
     catalogue = small_catalogue(3000)
-    same = {"shard": 0, "nodes": 3000}
-    items = [{**row, **same, "vector": None} for row in catalogue.rows]
-    nodes = [{"label": n, "item_id": "", **same, "vector": list(v)} for n, v in enumerate(catalogue.vectors)]
+    items = [{**row, "shard": 0, "vector": None} for row in catalogue.rows]
+    nodes = [
+        {"label": n, "node_key": f"node{n:05d}", "item_id": "", "shard": 0, "vector": list(v)}
+        for n, v in enumerate(catalogue.vectors)
+    ]
     table = pa.Table.from_pylist(items + nodes).sort_by([("label", "ascending"), ("item_id", "ascending")])
-    list(shard_builder({0: GraphParameters(DIM, M, 50, 1)}, {}, store)(iter(table.combine_chunks().to_batches())))
+    builder = shard_builder({0: (GraphParameters(DIM, M, 50, 1), 3000)}, {}, store)
+    list(builder(iter(table.combine_chunks().to_batches())))
 
 
 try:

@@ -10,12 +10,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
 
 from samestyle.evaluation.queries import HELD_OUT, Measurement
 from samestyle.index.graph_file import GraphFile
 from samestyle.index.shard import open_shard
 from samestyle.release.denylist import deny, purge
-from samestyle.release.manifest import EncoderEntry, Index, Manifest, Recall, Source, Thresholds, data_digest, decode
+from samestyle.release.manifest import (
+    VIEWS,
+    EncoderEntry,
+    Index,
+    Manifest,
+    Recall,
+    Source,
+    Thresholds,
+    data_digest,
+    decode,
+)
 from samestyle.release.store import LocalStore
 from samestyle.runs import RunFolder
 from samestyle.settings import load_settings
@@ -23,6 +34,7 @@ from samestyle.tables import schemas
 from samestyle.tables.building import build_indexes
 from samestyle.tables.indexes import measure_recall
 from samestyle.tables.job import cause_of
+from samestyle.tables.members import with_views
 from samestyle.tables.modules import index_tasks
 from samestyle.tables.night import Night
 from udfs.search import recall_measurer, vector_sampler
@@ -265,6 +277,31 @@ def test_a_damaged_vector_in_the_table_is_named(shop, monkeypatch, spoiled, sent
     with pytest.raises(PySparkException) as error:
         shop.build()
     assert f"vector of item bad {sentence}" in str(cause_of(error.value))
+
+
+def test_the_views_of_an_item_are_told_without_reading_vectors(shop, spark):
+    shop.items = {"both": Item(0), "photo is broken": Item(2), "no title": Item(4), "no photo": Item(6)}
+    night = shop.night()
+    attempts = night.embeddings()
+    told = attempts.withColumns(
+        {
+            "outcome": F.when(F.col("content_key") == "content2", "degraded").otherwise(F.col("outcome")),
+            "title_hash": F.when(F.col("content_key") != "content4", F.col("title_hash")),
+            "image_digest": F.when(F.col("content_key") != "content6", F.col("image_digest")),
+        }
+    )
+    seen = with_views(night.items(), told)
+    views = {r["item_id"]: [v for v in VIEWS if r[f"has_{v}_vector"]] for r in seen.collect()}
+    assert views == {
+        "both": ["image", "text", "fused"],
+        "photo is broken": ["text", "fused"],
+        "no title": ["image", "fused"],
+        "no photo": ["text", "fused"],
+    }
+    plan = seen._jdf.queryExecution().executedPlan().toString()
+    assert "ReadSchema" in plan
+    assert "image_digest:string" in plan
+    assert "vector:array" not in plan
 
 
 def test_items_that_come_go_and_return(shop):
