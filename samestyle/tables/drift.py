@@ -4,20 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from samestyle.encoder.registry import evaluations
 from samestyle.release.manifest import VIEWS, NeighbourProbe, Probes, QualityProbe, VectorProbe
 from samestyle.release.store import Store
 from samestyle.tables.members import with_vectors
-from samestyle.tables.neighbours import own_rows
 from samestyle.tables.night import Night
 
 UNIT = 1e-3
 # The sample is the items with the smallest hash of id and this: the same ones night after night.
 SEED = 20
 METRIC = "recall@1"
+PAIR = ("module", "item_id", "neighbour_id")
 
 
 def measure_drift(night: Night) -> Probes:
@@ -29,29 +29,29 @@ def measure_drift(night: Night) -> Probes:
     return Probes(tuple(vector_probes(night)), tuple(neighbour_probes(night)), quality)
 
 
-def sample(night: Night, items: DataFrame) -> DataFrame:
-    """The probes among these items, as their ids."""
-    serving = items.where("content_key is not null").select("item_id")
-    return serving.orderBy(F.xxhash64("item_id", F.lit(SEED)), "item_id").limit(night.settings.gate.probes)
+def serving(items: DataFrame) -> DataFrame:
+    """The ids of those that are served."""
+    return items.where("content_key is not null").select("item_id")
 
 
 def vector_probes(night: Night) -> Iterator[VectorProbe]:
     """One a view. Against the parent's vectors of the same items, where it was made by the same encoder."""
     before = night.baseline() if night.parent and night.same_encoder() else None
-    known = night.items() if before is None else night.items().join(
-        before.where("content_key is not null").select("item_id"), "item_id", "left_semi"
-    )  # fmt: skip
-    probes = sample(night, known)
-    now = sampled_vectors(night, night.items(), probes)
-    then = sampled_vectors(night, before, probes) if before is not None else {}
+    known = serving(night.items())
+    if before is not None:
+        known = known.join(serving(before), "item_id", "left_semi")
+    probes = known.orderBy(F.xxhash64("item_id", F.lit(SEED)), "item_id").limit(night.settings.gate.probes)
+    ids = [row["item_id"] for row in probes.collect()]  # so that they are drawn once
+    now = sampled_vectors(night, night.items(), ids)
+    then = sampled_vectors(night, before, ids) if before is not None else {}
     for view in VIEWS:
         yield vector_probe(view, *matched(now, then if before is not None else None, view))
 
 
-def sampled_vectors(night: Night, items: DataFrame, probes: DataFrame) -> dict[str, dict[str, Any]]:
+def sampled_vectors(night: Night, items: DataFrame, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Item id -> view -> vector."""
     columns = [f"{view}_vector" for view in VIEWS]
-    rows = with_vectors(items.join(probes, "item_id", "left_semi"), night.embeddings()).select("item_id", *columns)
+    rows = with_vectors(items.where(F.col("item_id").isin(ids)), night.embeddings()).select("item_id", *columns)
     return {row["item_id"]: {view: row[f"{view}_vector"] for view in VIEWS} for row in rows.collect()}
 
 
@@ -86,22 +86,22 @@ def neighbour_probes(night: Night) -> Iterator[NeighbourProbe]:
     if night.parent is None or not night.same_encoder():
         return
     rows = night.warehouse.neighbours.read().where(F.col("rank") <= night.settings.neighbours.k)
-    serving = night.items().where("content_key is not null").select("item_id")
+    old = rows.where(F.col("release_id") == night.parent.release_id).select(*PAIR)
+    new = rows.where(F.col("release_id") == night.release_id).select(*PAIR)
+    there = serving(night.items()).withColumnRenamed("item_id", "neighbour_id")
+    by_hash = Window.partitionBy("module").orderBy(F.xxhash64("item_id", F.lit(SEED)), "item_id")
+    listed = old.select(*PAIR[:2]).intersect(new.select(*PAIR[:2])).withColumn("place", F.row_number().over(by_hash))
+    probes = listed.where(F.col("place") <= night.settings.gate.probes)
+    wanted = old.join(probes, list(PAIR[:2]), "left_semi").join(there, "neighbour_id", "left_semi")
+    found = wanted.join(new.withColumn("again", F.lit(1)), list(PAIR), "left").groupBy("module")
+    counted = found.agg(
+        F.countDistinct("item_id").alias("items"), F.count("*").alias("wanted"), F.count("again").alias("again")
+    ).collect()
+    by_module = {row["module"]: row for row in counted}
     for module in night.parent.modules():
-        old = rows.where(own_rows(module, night.parent.release_id)).select("item_id", "neighbour_id")
-        new = rows.where(own_rows(module, night.release_id)).select("item_id", "neighbour_id")
-        listed = old.join(new.select("item_id").distinct(), "item_id", "left_semi").select("item_id").distinct()
-        probes = listed.orderBy(F.xxhash64("item_id", F.lit(SEED)), "item_id").limit(night.settings.gate.probes)
-        wanted = old.join(probes, "item_id", "left_semi").join(
-            serving.withColumnRenamed("item_id", "neighbour_id"), "neighbour_id", "left_semi"
-        )
-        found = wanted.join(new.withColumn("again", F.lit(1)), ["item_id", "neighbour_id"], "left")
-        counted = found.agg(
-            F.countDistinct("item_id").alias("items"), F.count("*").alias("wanted"), F.count("again").alias("again")
-        ).first()
-        if counted and counted["wanted"]:
-            share = counted["again"] / counted["wanted"]
-            yield NeighbourProbe(module, counted["items"], counted["wanted"], share)
+        if module in by_module:
+            row = by_module[module]
+            yield NeighbourProbe(module, row["items"], row["wanted"], row["again"] / row["wanted"])
 
 
 def quality_probes(store: Store, before: str, after: str) -> Iterator[QualityProbe]:

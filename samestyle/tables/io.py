@@ -51,7 +51,8 @@ class Persisted:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for frame in self.frames:
+        # The last one first: Spark plans anew what is kept of a frame that goes.
+        for frame in reversed(self.frames):
             frame.unpersist()
 
 
