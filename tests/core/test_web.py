@@ -26,6 +26,7 @@ from samestyle.web import shop as shop_module
 from samestyle.web.application import Options, create_app
 from samestyle.web.offers import link
 from samestyle.web.shop import Shop
+from samestyle.web_commands import listen
 
 TITLES = [
     "red enamel mug",
@@ -538,6 +539,13 @@ def test_serve_on_a_taken_port_says_so(tmp_path, capsys):
         assert serve(tmp_path, "--port", str(port)) == 2
     assert f"cannot listen at 127.0.0.1 port {port}" in capsys.readouterr().err
     assert serve(tmp_path, "--port", "70000") == 2
+
+
+def test_no_page_waits_for_its_first_part_to_be_acknowledged():
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_serve_without_its_libraries_names_the_extra(tmp_path, capsys, monkeypatch):
