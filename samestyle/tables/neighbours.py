@@ -6,8 +6,9 @@ it is new itself, where no search can find it, or where withdrawals have left fe
 that had as many. So a list of fewer than `neighbours.k` is complete, and a longer one is complete down to its last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -119,9 +120,14 @@ def own_rows(module: str, release_id: str) -> Column:
 
 def night_rows(night: Night, records: list[Record], lists: DataFrame) -> DataFrame:
     """schemas.NEIGHBOURS."""
-    names = night.spark.createDataFrame([(n, r["module"]) for n, r in enumerate(records)], "index int, module string")
-    columns = ("module", "item_id", "band", "rank", "neighbour_id", "score")
-    return lists.join(F.broadcast(names), "index").select(*columns, F.lit(night.release_id).alias("release_id"))
+    module = one_of({record["module"]: F.col("index") == n for n, record in enumerate(records)})
+    columns = ("item_id", "band", "rank", "neighbour_id", "score")
+    return lists.select(module.alias("module"), *columns, F.lit(night.release_id).alias("release_id"))
+
+
+def one_of(cases: Mapping[Any, Column]) -> Column:
+    """The value whose condition is true, null where there is none."""
+    return F.coalesce(F.lit(None), *[F.when(condition, F.lit(value)) for value, condition in cases.items()])
 
 
 def count_rows(night: Night) -> dict[str, int]:
@@ -256,9 +262,10 @@ def with_old(
 def parent_rows(night: Night, records: list[Record], continued: list[int]) -> DataFrame:
     """The parent's lists: index, item_id, band, neighbour_id, score."""
     assert night.parent is not None
-    names = night.spark.createDataFrame([(n, records[n]["module"]) for n in continued], "index int, module string")
+    index = one_of({n: F.col("module") == records[n]["module"] for n in continued})
     rows = night.warehouse.neighbours.read().where(F.col("release_id") == night.parent.release_id)
-    return rows.join(F.broadcast(names), "module").select(*LIST, "neighbour_id", "score")
+    numbered = rows.withColumn("index", index.cast("int")).where("index is not null")
+    return numbered.select(*LIST, "neighbour_id", "score")
 
 
 def parent_shards(night: Night, records: list[Record], continued: list[int]) -> list[PlacedShard]:
