@@ -1,7 +1,13 @@
 """What older versions of Spark lack, by other means. Everything here is one call on a newer one."""
 
+from inspect import signature
+from typing import Any
+
+from pyspark.resource import ResourceProfile
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+
+from samestyle.errors import UsageError
 
 # Numbers tried for each partition: that one of n stays without a number has a chance of n e^-64.
 TRIED = 64
@@ -35,3 +41,15 @@ def try_cast(column: Column, kind: str) -> Column:
     if hasattr(Column, "try_cast"):  # Spark 4.0
         return column.try_cast(kind)
     return column.cast(kind)
+
+
+def map_in_arrow(rows: DataFrame, function: Any, schema: str, profile: ResourceProfile | None) -> DataFrame:
+    """mapInArrow with what its tasks ask of Spark. Raises UsageError where they ask for something before Spark 4.0."""
+    if profile is None:
+        return rows.mapInArrow(function, schema)
+    if "profile" not in signature(rows.mapInArrow).parameters:
+        raise UsageError(
+            "the embedding stage asks Spark for GPUs of its own, which Spark knows since 4.0: give every task of the "
+            "application one (spark.task.resource.gpu.amount), or set encoder.device=cpu"
+        )
+    return rows.mapInArrow(function, schema, profile=profile)

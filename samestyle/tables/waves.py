@@ -25,6 +25,7 @@ from samestyle.tables.job import exported_encoder
 from samestyle.tables.placement import BATCH_SIZE, TASK_ROWS, Placement, placement
 from samestyle.tables.policies import decode_limits, fetch_policy
 from samestyle.tables.schemas import ATTEMPT, CONTENT
+from samestyle.tables.versions import map_in_arrow
 from samestyle.tables.warehouse import Warehouse
 
 
@@ -62,7 +63,7 @@ def embed_waves(todo: DataFrame, by: Embedding, make_udf: Callable[..., Any]) ->
             tasks = tasks_of(total / waves, limits, place)
             # Without this, adaptive execution packs the rows after the join, and the UDF with them, into one task.
             contents = rows.repartition(tasks).select(*CONTENT)
-            attempts = contents.mapInArrow(embed, ATTEMPT, profile=place.profile)
+            attempts = map_in_arrow(contents, embed, ATTEMPT, place.profile)
             table.append(attempt_rows(attempts, keys, at))
             check_transient(table, keys, at, limits)
     by.run.write("throughput", throughput(total, time.monotonic() - started, counter))

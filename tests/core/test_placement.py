@@ -15,6 +15,7 @@ from samestyle.settings import load_settings
 pytest.importorskip("pyspark")
 from samestyle.tables.placement import GPUS, TASK_GPUS, Placement, placement
 from samestyle.tables.session import check_paths
+from samestyle.tables.versions import map_in_arrow
 from samestyle.tables.waves import pipeline_of, tasks_of
 from udfs import embed
 
@@ -141,6 +142,14 @@ def test_the_model_is_loaded_on_the_tasks_device_only(monkeypatch):
     for place in (Placement(), Placement("cuda")):
         embed.loaded(source, pipeline_of(settings("encoder.precision=fp16", "encoder.threads=3"), place))
     assert loads == [(3,), ("cuda:2", "fp16")]
+
+
+def test_a_spark_that_knows_no_profiles_needs_none_without_gpus():
+    """The call as Spark 3.5 has it."""
+    rows: Any = SimpleNamespace(mapInArrow=lambda func, schema, barrier=False: (func, schema, barrier))
+    assert map_in_arrow(rows, "embed", "a int", None) == ("embed", "a int", False)
+    with pytest.raises(UsageError, match=r"GPUs of its own, which Spark knows since 4\.0.*encoder\.device=cpu"):
+        map_in_arrow(rows, "embed", "a int", placement(spark(**CLUSTER), settings()).profile)
 
 
 # --- the discovery script

@@ -141,7 +141,7 @@ def styled_pairs(market: Market) -> JudgedPairs:
     scores, styles = vectors @ vectors.T, np.array([item.style for item in items])
     suppliers = np.array([item.supplier or f"unknown of {n}" for n, item in enumerate(items)])
     asked, other = np.nonzero((scores >= 0.3) & (suppliers[:, None] != suppliers) & ~np.eye(len(ids), dtype=bool))
-    names = market.spark.createDataFrame([(style,) for style in sorted(set(styles))], "style string")
+    names = market.spark.createDataFrame([(style,) for style in sorted(set(styles.tolist()))], "style string")
     halves = {row["style"]: row["half"] for row in names.select("style", half_of("style").alias("half")).collect()}
     half = np.array([halves[style] for style in styles])
     return JudgedPairs(scores[asked, other], styles[asked] == styles[other], asked, half[asked])
