@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from benchmarks import device
-from benchmarks.stopwatch import cpu_seconds
+from benchmarks.stopwatch import Stopwatch
 from benchmarks.workloads import IdentitySource, Row, bare_embedding, plumbing
 from samestyle.catalogue.fetch import FetchPolicy
 from samestyle.catalogue.images import DecodeLimits, decode_image
@@ -393,9 +393,10 @@ def most(spark: Any) -> Any:
 
 def measured(work: Callable[[], object], rows: int) -> dict[str, float]:
     """CPU seconds are those of this process, its JVM and its workers."""
-    started, spent = time.perf_counter(), cpu_seconds(os.getpid())
+    watch = Stopwatch()
     work()
-    return speed(rows, time.perf_counter() - started, cpu_seconds(os.getpid()) - spent)
+    watch.stop()
+    return speed(rows, watch.clock, watch.cpu)
 
 
 def speed(rows: int, seconds: float, cpu: float) -> dict[str, float]:
