@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.index build [--rows 200000] [--dim 256] [--shards 8] [--rounds 3]
     .venv/bin/python -m benchmarks.index nights [--rows 100000] [--dim 64] [--shards 10] [--nights 60]
     .venv/bin/python -m benchmarks.index memory [--rows 500000] [--dim 256]
-    .venv/bin/python -m benchmarks.index growth [--rows 500000] [--dim 64]
+    .venv/bin/python -m benchmarks.index growth [--rows 1000000] [--dim 256]
     .venv/bin/python -m benchmarks.index others [--rows 200000] [--dim 256]
     .venv/bin/python -m benchmarks.index peers [--rows 50000] [--dim 256] [--shards 8]
 
@@ -74,7 +74,7 @@ def main() -> None:
             "nights": lambda: nights(folder, rows or 100_000, dim or 64, chosen.shards or 10, chosen.nights),
             "memory": lambda: memory(rows or 500_000, dim or 256),
             "one": lambda: one_shard(folder, rows or 500_000, dim or 256),
-            "growth": lambda: growth(rows or 500_000, dim or 64, threads),
+            "growth": lambda: growth(rows or 1_000_000, dim or 256, threads),
             "others": lambda: others(folder, rows or 200_000, dim or 256, threads),
             "peers": lambda: peers(folder, rows or 50_000, dim or 256, chosen.shards or 8, threads),
         }
@@ -269,12 +269,12 @@ def at_target(curve: list[dict[str, float]]) -> dict[str, float]:
 
 
 def growth(rows: int, dim: int, threads: int) -> dict[str, list[dict[str, float]]]:
-    """One graph at a tenth, a third and all of its rows."""
+    """One graph at a twentieth, a fifth and all of its rows."""
     queries, looks = clustered(200, dim, 2), []
     index = hnswlib.Index("ip", dim)
     index.init_index(rows, M, EF_CONSTRUCTION, 42)
     vectors, seconds = np.empty((0, dim), np.float32), 0.0
-    for size in (rows // 10, rows // 3, rows):
+    for size in (rows // 20, rows // 5, rows):
         vectors = np.concatenate([vectors, clustered(size - len(vectors), dim, size)])
         started = time.process_time()
         for start in range(index.get_current_count(), size, 10_000):

@@ -1,7 +1,7 @@
 """Search shards on executors: a task opens its shard once, and answers every query that comes."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from samestyle.release.store import Store
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 # Queries a shard and ef whose steps are counted, which is slow.
 WALKED = 5
+# Queries that are put in order together: 16 MiB of 256 numbers each. More make for nearer ones.
+QUERIES = 16_384
 OF_ITEM = ("item_id", "node_key", "supplier_id", "category")
 
 
@@ -82,15 +84,13 @@ def candidate_finder(shards: Sequence[PlacedShard], store: Store, reaches: Seque
 
     def find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         opened: CandidateShard | None = None
-        for batch in batches:
-            if batch.num_rows == 0:
-                continue
+        for batch in portions(batches, QUERIES):
             one = shards[batch.column("shard")[0].as_py()]
             opened = opened or CandidateShard(fetch_shard(store, one))
             vectors = batch.column("vector").flatten().to_numpy().reshape(batch.num_rows, one.dim)
             reach = reaches[one.index]
-            found = opened.find(vectors, reach)
-            yield from named(one.index, opened, batch.column("query_id"), found, reach.members).to_batches()
+            for found in opened.find(vectors, reach):
+                yield from named(one.index, opened, batch.column("query_id"), found, reach.members).to_batches()
 
     return find
 
@@ -136,6 +136,18 @@ def fetch_shard(store: Store, one: PlacedShard, links: bool = False) -> OpenShar
         store.get_object(one.shard.graph, graph)
         store.get_object(one.shard.items_file, items)
         return open_shard(graph, items, one.dim, one.shard.nodes, links)
+
+
+def portions(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of at least so many, the last one smaller."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(one.num_rows for one in waiting) >= rows:
+            yield pa.concat_batches(waiting)
+            waiting = []
+    if any(one.num_rows for one in waiting):
+        yield pa.concat_batches(waiting)
 
 
 def constant(value: int, rows: int) -> pa.Array:

@@ -1,5 +1,6 @@
 """A shard's candidates for lists of neighbours: near nodes, and more where one supplier's copies crowd them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,10 @@ from samestyle.index.shard import OpenShard
 
 # A crowded query is asked again with so many times more nodes.
 GROWTH = 4
+# Near queries are told by which of so many of them is nearest: more take longer than what their order saves.
+PIVOTS = 256
+# Queries that are searched at a time: each may find thousands of nodes.
+PORTION = 1024
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,11 @@ class CandidateShard:
         self.known_suppliers = len(np.unique(living[living >= 0]))
         self.unknown = bool((living < 0).any())
 
-    def find(self, queries: np.ndarray, reach: Reach) -> Candidates:
-        """queries: (q, dim) float32 of length 1."""
-        waiting, nodes, parts = np.arange(len(queries)), reach.nodes, []
-        while len(waiting):
-            labels, scores = self._nearest(queries[waiting], nodes, reach.ef)
-            deeper = self._crowded(labels, scores, reach) if nodes < min(reach.most, len(self.shard.living)) else None
-            done = slice(None) if deeper is None else ~deeper
-            parts.append(flattened(waiting[done], labels[done], scores[done], reach.floor))
-            waiting, nodes = waiting[:0] if deeper is None else waiting[deeper], min(GROWTH * nodes, reach.most)
-        return joined(parts)
+    def find(self, queries: np.ndarray, reach: Reach) -> Iterator[Candidates]:
+        """What near queries find, some of them at a time. queries: (q, dim) float32 of length 1."""
+        order = near_together(queries)
+        for start in range(0, len(order), PORTION):
+            yield self._found(queries, order[start : start + PORTION], reach)
 
     def rows_of(self, found: Candidates, members: int | None) -> tuple[np.ndarray, np.ndarray]:
         """(place among the candidates, row of `items`) of each item, at most `members` a node, its first one first."""
@@ -71,6 +71,17 @@ class CandidateShard:
         places = np.repeat(np.arange(len(counts)), counts)
         within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
         return places, first[found.labels][places] + within
+
+    def _found(self, queries: np.ndarray, waiting: np.ndarray, reach: Reach) -> Candidates:
+        """waiting: rows of the queries to search for."""
+        nodes, parts = reach.nodes, []
+        while len(waiting):
+            labels, scores = self._nearest(queries[waiting], nodes, reach.ef)
+            deeper = self._crowded(labels, scores, reach) if nodes < min(reach.most, len(self.shard.living)) else None
+            done = slice(None) if deeper is None else ~deeper
+            parts.append(flattened(waiting[done], labels[done], scores[done], reach.floor))
+            waiting, nodes = waiting[:0] if deeper is None else waiting[deeper], min(GROWTH * nodes, reach.most)
+        return joined(parts)
 
     def _nearest(self, queries: np.ndarray, nodes: int, ef: int | None) -> tuple[np.ndarray, np.ndarray]:
         if ef is None:
@@ -83,6 +94,17 @@ class CandidateShard:
         crowded = scores[:, -1] >= reach.floor
         crowded[crowded] = varied(self.suppliers[labels[crowded]], reach.per_supplier) < least
         return crowded
+
+
+def near_together(queries: np.ndarray) -> np.ndarray:
+    """The queries, (q,) int64, in an order in which near ones follow each other. queries: (q, dim) float32.
+
+    They read the same part of a graph, which the one after then finds in the processor's cache.
+    """
+    if len(queries) == 0:
+        return np.arange(0)
+    pivots = queries[:: max(1, len(queries) // PIVOTS)]
+    return np.argsort((queries @ pivots.T).argmax(axis=1), kind="stable")
 
 
 def varied(suppliers: np.ndarray, most: int) -> np.ndarray:

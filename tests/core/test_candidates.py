@@ -8,7 +8,17 @@ import pyarrow as pa
 import pytest
 from releases import DIM, write_graph, write_items
 
-from samestyle.index.candidates import CandidateShard, Reach, in_turns, varied
+from samestyle.index.candidates import (
+    PIVOTS,
+    PORTION,
+    Candidates,
+    CandidateShard,
+    Reach,
+    in_turns,
+    joined,
+    near_together,
+    varied,
+)
 from samestyle.index.shard import OpenShard, open_shard
 
 
@@ -50,9 +60,13 @@ def crowded(tmp_path):
     return CandidateShard(shard(tmp_path, vectors, [["copies"]] * COPIES + [[f"s{n % 20}"] for n in range(OTHERS)]))
 
 
+def find(candidates: CandidateShard, queries: np.ndarray, reach: Reach) -> Candidates:
+    return joined(list(candidates.find(queries, reach)))
+
+
 def named(candidates: CandidateShard, reach: Reach) -> Counter[str | None]:
     """Suppliers of the items found for the centre."""
-    found = candidates.find(CENTRE[None], reach)
+    found = find(candidates, CENTRE[None], reach)
     _, rows = candidates.rows_of(found, reach.members)
     return Counter(candidates.items["supplier_id"].take(pa.array(rows)).to_pylist())
 
@@ -107,10 +121,35 @@ def test_rows_are_those_of_their_query(crowded):
     """Each query's candidates are what the shard finds for it, although some are asked again."""
     queries = np.vstack([CENTRE, -CENTRE, near(CENTRE, 3, 0.5, 5)])
     reach = Reach(20, None, floor=-1.0, most=80, varied=15, per_supplier=3)
-    found = crowded.find(queries, reach)
+    found = find(crowded, queries, reach)
     for number, query in enumerate(queries):
         own = found.queries == number
         labels, scores = crowded.shard.search_exactly(query[None], int(own.sum()))
         assert set(found.labels[own]) == set(labels[0])
         np.testing.assert_allclose(np.sort(found.scores[own])[::-1], scores[0], atol=1e-6)
     assert {int((found.queries == n).sum()) for n in range(5)} == {20, 80}
+
+
+def test_near_queries_are_searched_one_after_the_other():
+    """Of 20 clusters, mixed, the next query is of another one 19 times in 20; then no more often than pivots change."""
+    centres = near(CENTRE, 20, 0.1, 6)
+    clusters = np.random.default_rng(8).integers(20, size=4000)
+    queries = np.stack([near(centres[cluster], 1, 0.95, n)[0] for n, cluster in enumerate(clusters)])
+    order = near_together(queries)
+    assert sorted(order) == list(range(4000))
+    assert np.count_nonzero(np.diff(clusters)) > 3700
+    assert np.count_nonzero(np.diff(clusters[order])) < 2 * PIVOTS
+    assert near_together(queries[:0]).tolist() == []
+
+
+def test_more_queries_than_are_searched_at_a_time(crowded):
+    """Every query is asked once, and its candidates are its own."""
+    queries = near(CENTRE, PORTION + 10, 0.7, 9)
+    parts = list(crowded.find(queries, Reach(3, None)))
+    assert [len(np.unique(part.queries)) for part in parts] == [PORTION, 10]
+    found = joined(parts)
+    assert (np.bincount(found.queries, minlength=len(queries)) == 3).all()
+    best = crowded.shard.search_exactly(queries, 1)[1][:, 0]
+    highest = np.zeros(len(queries), np.float32)
+    np.maximum.at(highest, found.queries, found.scores)
+    np.testing.assert_allclose(highest, best, atol=1e-6)
