@@ -11,8 +11,9 @@ from samestyle.index.shard import OpenShard
 
 # A crowded query is asked again with so many times more nodes.
 GROWTH = 4
-# Near queries are told by which of so many of them is nearest: more take longer than what their order saves.
-PIVOTS = 256
+# Near queries are told by which pivot is nearest. There is one for as many nodes as a core's cache holds, and no more than
+# that telling takes a small part of the search.
+PIVOT_NODES, PIVOTS_MAX = 50, 1024
 # Queries that are searched at a time: each may find thousands of nodes.
 PORTION = 1024
 
@@ -58,7 +59,7 @@ class CandidateShard:
 
     def find(self, queries: np.ndarray, reach: Reach) -> Iterator[Candidates]:
         """What near queries find, some of them at a time. queries: (q, dim) float32 of length 1."""
-        order = near_together(queries)
+        order = near_together(queries, min(PIVOTS_MAX, self.shard.nodes // PIVOT_NODES))
         for start in range(0, len(order), PORTION):
             yield self._found(queries, order[start : start + PORTION], reach)
 
@@ -96,15 +97,16 @@ class CandidateShard:
         return crowded
 
 
-def near_together(queries: np.ndarray) -> np.ndarray:
+def near_together(queries: np.ndarray, pivots: int) -> np.ndarray:
     """The queries, (q,) int64, in an order in which near ones follow each other. queries: (q, dim) float32.
 
-    They read the same part of a graph, which the one after then finds in the processor's cache.
+    They read the same part of a graph, which the one after then finds in the processor's cache. pivots: about so many
+    of the queries tell which are near.
     """
-    if len(queries) == 0:
-        return np.arange(0)
-    pivots = queries[:: max(1, len(queries) // PIVOTS)]
-    return np.argsort((queries @ pivots.T).argmax(axis=1), kind="stable")
+    if pivots == 0 or len(queries) == 0:
+        return np.arange(len(queries))
+    chosen = queries[:: max(1, len(queries) // pivots)]
+    return np.argsort((queries @ chosen.T).argmax(axis=1), kind="stable")
 
 
 def varied(suppliers: np.ndarray, most: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import pytest
 from releases import DIM, write_graph, write_items
 
 from samestyle.index.candidates import (
-    PIVOTS,
     PORTION,
     Candidates,
     CandidateShard,
@@ -135,11 +134,12 @@ def test_near_queries_are_searched_one_after_the_other():
     centres = near(CENTRE, 20, 0.1, 6)
     clusters = np.random.default_rng(8).integers(20, size=4000)
     queries = np.stack([near(centres[cluster], 1, 0.95, n)[0] for n, cluster in enumerate(clusters)])
-    order = near_together(queries)
+    order = near_together(queries, 250)
     assert sorted(order) == list(range(4000))
     assert np.count_nonzero(np.diff(clusters)) > 3700
-    assert np.count_nonzero(np.diff(clusters[order])) < 2 * PIVOTS
-    assert near_together(queries[:0]).tolist() == []
+    assert np.count_nonzero(np.diff(clusters[order])) < 500
+    assert near_together(queries[:0], 250).tolist() == []
+    assert near_together(queries[:3], 0).tolist() == [0, 1, 2]
 
 
 def test_more_queries_than_are_searched_at_a_time(crowded):
