@@ -11,8 +11,8 @@ from samestyle.index.shard import OpenShard
 
 # A crowded query is asked again with so many times more nodes.
 GROWTH = 4
-# Near queries are told by which pivot is nearest: one for so many nodes, of which a core's cache holds a few hundred. More
-# pivots than these would take longer than what their order saves.
+# Near queries are told by which pivot is nearest: one for so many nodes, as a core's cache holds a few hundred. More of
+# them would take longer than what their order saves.
 PIVOT_NODES, PIVOTS_MAX = 50, 1024
 # Queries that are searched at a time: each may find thousands of nodes.
 PORTION = 1024
