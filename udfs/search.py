@@ -21,7 +21,7 @@ from samestyle.release.store import Store
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 # Queries a shard and ef whose steps are counted, which is slow.
 WALKED = 5
-# Queries that are put in order together: 16 MiB of 256 numbers each. More make for nearer ones.
+# Queries that are put in order together, which takes up to 80 MiB: the more, the nearer are neighbours to each other.
 QUERIES = 16_384
 OF_ITEM = ("item_id", "node_key", "supplier_id", "category")
 
