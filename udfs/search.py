@@ -1,7 +1,7 @@
 """Search shards on executors: a task opens its shard once, and answers every query that comes."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from samestyle.evaluation.queries import Queries
 from samestyle.evaluation.recall import EXACT, recalls
 from samestyle.index.candidates import Candidates, CandidateShard, Reach
+from samestyle.index.items import regrouped
 from samestyle.index.shard import OpenShard, open_shard
 from samestyle.release.manifest import PlacedShard
 from samestyle.release.store import Store
@@ -84,7 +85,8 @@ def candidate_finder(shards: Sequence[PlacedShard], store: Store, reaches: Seque
 
     def find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         opened: CandidateShard | None = None
-        for batch in portions(batches, QUERIES):
+        for table in regrouped(batches, QUERIES):
+            (batch,) = table.to_batches()
             one = shards[batch.column("shard")[0].as_py()]
             opened = opened or CandidateShard(fetch_shard(store, one))
             vectors = batch.column("vector").flatten().to_numpy().reshape(batch.num_rows, one.dim)
@@ -136,18 +138,6 @@ def fetch_shard(store: Store, one: PlacedShard, links: bool = False) -> OpenShar
         store.get_object(one.shard.graph, graph)
         store.get_object(one.shard.items_file, items)
         return open_shard(graph, items, one.dim, one.shard.nodes, links)
-
-
-def portions(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at least so many, the last one smaller."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(one.num_rows for one in waiting) >= rows:
-            yield pa.concat_batches(waiting)
-            waiting = []
-    if any(one.num_rows for one in waiting):
-        yield pa.concat_batches(waiting)
 
 
 def constant(value: int, rows: int) -> pa.Array:

@@ -31,7 +31,7 @@ def write_items(batches: Iterable[pa.RecordBatch], nodes: int, path: Path) -> It
     items, dead, last = 0, 0, -1
     writer: pq.ParquetWriter | None = None
     try:
-        for table in regrouped(batches):
+        for table in regrouped(batches, GROUP_ROWS):
             labels, alive = table["label"].to_numpy(), table["alive"].to_numpy(zero_copy_only=False)
             steps = np.diff(labels, prepend=last)
             if ((steps < 0) | (steps > 1)).any():
@@ -59,8 +59,8 @@ def check_count(path: Path, came: int, announced: int) -> None:
         )
 
 
-def regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in portions of GROUP_ROWS, the last one smaller.
+def regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """The same rows in portions of `size`, the last one smaller; each column is one chunk.
 
     All columns may be null: whether Spark thinks so depends on its plan, and shall not decide the file's bytes.
     """
@@ -69,8 +69,8 @@ def regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     for batch in batches:
         if batch.num_rows == 0:
             continue
-        while rows + batch.num_rows >= GROUP_ROWS:
-            head = GROUP_ROWS - rows
+        while rows + batch.num_rows >= size:
+            head = size - rows
             yield one_table([*waiting, batch.slice(0, head)])
             waiting, rows, batch = [], 0, batch.slice(head)
         waiting, rows = [*waiting, batch], rows + batch.num_rows
