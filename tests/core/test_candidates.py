@@ -1,12 +1,13 @@
 """What a shard offers for lists of neighbours, on real shards: near nodes, whoever crowds them."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from releases import DIM, write_graph, write_items
+from releases import DIM, small_catalogue, store_shard, write_graph, write_items
 
 from samestyle.index.candidates import (
     PORTION,
@@ -19,6 +20,9 @@ from samestyle.index.candidates import (
     varied,
 )
 from samestyle.index.shard import OpenShard, open_shard
+from samestyle.release.manifest import PlacedShard
+from samestyle.release.store import LocalStore
+from udfs import search
 
 
 def near(centre: np.ndarray, count: int, cosine: float, seed: int) -> np.ndarray:
@@ -153,3 +157,27 @@ def test_more_queries_than_are_searched_at_a_time(crowded):
     highest = np.zeros(len(queries), np.float32)
     np.maximum.at(highest, found.queries, found.scores)
     np.testing.assert_allclose(highest, best, atol=1e-6)
+
+
+def test_a_worker_finds_the_same_however_its_queries_come(tmp_path, monkeypatch):
+    """In batches of other sizes than those that are put in order together, empty ones among them."""
+    catalogue, store = small_catalogue(), LocalStore(tmp_path / "store")
+    placed = PlacedShard(0, store_shard(store, tmp_path / "shard", 0, catalogue), DIM)
+    find = search.candidate_finder([placed], store, [Reach(4, None, members=1)])
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "shard": pa.array([0] * 25, pa.int32()),
+            "query_id": [f"q{n}" for n in range(25)],
+            "vector": pa.array(list(catalogue.vectors[:25]), pa.list_(pa.float32())),
+        }
+    )
+    whole = answers(find(iter([rows])))
+    assert len(whole) == 100
+    assert all((f"q{n}", f"i{n:05d}a") in whole for n in range(25))
+    monkeypatch.setattr(search, "QUERIES", 7)
+    cut = [rows.slice(0, 5), rows.slice(5, 0), rows.slice(5, 9), rows.slice(14)]
+    assert answers(find(iter(cut))) == whole
+
+
+def answers(batches: Iterator[pa.RecordBatch]) -> set[tuple[str, str]]:
+    return {(row["query_id"], row["item_id"]) for batch in batches for row in batch.to_pylist()}
